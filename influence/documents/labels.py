@@ -1,0 +1,72 @@
+"""Labels drawn from the model, once a document, for the sampled Fisher.
+
+The Fisher's expectation runs over ``y ~ p_theta``.  Each document's labels come from a counter-based
+generator keyed on (seed, document id, chunk, draw) and are turned into tokens by inverting the
+cumulative distribution, so that they depend on nothing else: not on the batch, the padding, the
+partition, the worker or a resume.
+
+Source: Grosse et al. (2023), arXiv:2308.03296, section 2.2 (sampled, not empirical, labels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from influence.documents.gradients import logits_of
+from influence.text import Batch
+
+
+def generator(seed: int, document_id: str, chunk: int, draw: int = 0) -> np.random.Generator:
+    """The generator of one chunk's labels; equal keys give equal streams on every machine.
+
+    Args:
+        seed: The run's label seed.
+        document_id: The document's id.
+        chunk: Which chunk of the document.
+        draw: Which of several independent draws.
+
+    Returns:
+        A Philox generator.
+    """
+    key = f"{seed}\x1f{document_id}\x1f{chunk}\x1f{draw}".encode()
+    digest = hashlib.blake2b(key, digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+@torch.no_grad()
+def sample_labels(
+    model: nn.Module, batch: Batch, document_ids: Sequence[str], seed: int, draw: int = 0
+) -> list[np.ndarray]:
+    """Draw one label for every counted target of every row.
+
+    Args:
+        model: The causal LM.
+        batch: The rows; its mask of counted targets is the mask of the labels.
+        document_ids: The id of each row's document ``[B]``.
+        seed: The run's label seed.
+        draw: Which of several independent draws.
+
+    Returns:
+        For each row, int32 labels in the order of its counted targets.
+    """
+    logits_BTV = logits_of(model, batch)
+    labels = []
+    for row, document_id in enumerate(document_ids):
+        counted_T = batch.targets[row] != -100
+        uniform_K = generator(seed, document_id, int(batch.chunk[row]), draw).random(
+            int(counted_T.sum())
+        )
+        labels.append(_invert(logits_BTV[row, counted_T], uniform_K))
+    return labels
+
+
+def _invert(logits_KV: Tensor, uniform_K: np.ndarray) -> np.ndarray:
+    cumulative_KV = logits_KV.double().softmax(dim=-1).cumsum(dim=-1)
+    draws_K = torch.from_numpy(uniform_K).to(cumulative_KV.device) * cumulative_KV[:, -1]
+    chosen_K = torch.searchsorted(cumulative_KV, draws_K[:, None], right=True)[:, 0]
+    return chosen_K.clamp_max(logits_KV.shape[-1] - 1).to(torch.int32).cpu().numpy()

@@ -1,0 +1,92 @@
+r"""The Monte-Carlo error of EK-FAC eigenvalues, from repeated draws of labels.
+
+The mean eigenvalue of all layers together is a mean over documents of ``||G_n||^2``.  Two or more
+independent draws of the labels of the same documents separate the part of its error that comes from
+the labels from the part that comes from the choice of documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from influence.documents.gradients import backward
+from influence.documents.labels import sample_labels
+from influence.layers import Layer
+from influence.text import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EigenvalueNoise:
+    """Relative standard errors of the mean eigenvalue of a fit on all documents."""
+
+    labels: float
+    """From one draw of labels a document."""
+    documents: float
+    """From the choice of documents and the labels together."""
+    sample: int
+    """Documents that these were estimated on."""
+
+
+def label_noise(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batches: Sequence[Batch],
+    seed: int,
+    draws: int,
+    documents: int,
+) -> EigenvalueNoise:
+    """Estimate the error of the mean eigenvalue from several draws on a sample of documents.
+
+    Args:
+        model: The causal LM.
+        layers: Tracked layers.
+        batches: The sample; a row is a document.
+        seed: Seed of the draws; they are independent of the fit's own.
+        draws: Independent draws, at least 2.
+        documents: Documents N of the fit, to which the error is scaled.
+
+    Returns:
+        Relative standard errors.
+    """
+    norms_DN = torch.stack(
+        [
+            torch.cat([_squared_norms(model, layers, batch, seed, draw) for batch in batches])
+            for draw in range(1, draws + 1)
+        ]
+    ).double()
+    mean = float(norms_DN.mean())
+    if mean == 0.0:
+        return EigenvalueNoise(labels=0.0, documents=0.0, sample=norms_DN.shape[1])
+    within = float(norms_DN.var(dim=0).mean())
+    overall = float(norms_DN.var(dim=1).mean()) if norms_DN.shape[1] > 1 else within
+    return EigenvalueNoise(
+        labels=(within / documents) ** 0.5 / mean,
+        documents=(overall / documents) ** 0.5 / mean,
+        sample=norms_DN.shape[1],
+    )
+
+
+def _squared_norms(
+    model: nn.Module, layers: Sequence[Layer], batch: Batch, seed: int, draw: int
+) -> Tensor:
+    """``||G_n||^2`` of one draw, by Gram matrices of the tokens (no gradient is formed)."""
+    keys = [f"noise-{int(x)}" for x in batch.document]
+    labels = sample_labels(model, batch, keys, seed, draw)
+    targets_BT = batch.targets.clone()
+    for row, label in enumerate(labels):
+        counted_T = targets_BT[row] != -100
+        targets_BT[row, counted_T] = torch.from_numpy(label).to(targets_BT)
+    total_B = torch.zeros(len(batch.document), device=batch.targets.device)
+
+    def consume(_name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        nonlocal total_B
+        inputs_BTT = inputs_BTI @ inputs_BTI.transpose(1, 2)
+        output_BTT = output_BTO @ output_BTO.transpose(1, 2)
+        total_B = total_B + (inputs_BTT * output_BTT).sum(dim=(1, 2))
+
+    backward(model, layers, replace(batch, targets=targets_BT), consume)
+    return total_B.cpu()

@@ -1,0 +1,295 @@
+r"""Influence scores: exact, by layer and by token; contrasts; self-influence; units and sign.
+
+.. math:: I(m) = \nabla f^\top (F + \lambda)^{-1} \nabla L_m
+
+where ``f`` is the query's summed loss over its completion.  POSITIVE: training on document m lowers
+the query's loss; m is a proponent and supports the completion.  NEGATIVE: an opponent.  To first
+order, removing m changes the query's loss by ``+ I(m) / N`` nats; that quotient is what is printed,
+"nats per document removed".
+
+Axes: B rows, T tokens, Q queries, L layers, O layer outputs, I layer inputs (bias included).
+Source: Koh & Liang (2017), arXiv:1703.04730, eq. 2, sign negated; Grosse et al. (2023), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from influence.documents.gradients import (
+    Forward,
+    backward,
+    gradient,
+    refuse_not_finite,
+)
+from influence.documents.preconditioner import LayerCurvature, precondition, rotate, whiten
+from influence.documents.preconditioner import inverse_root
+from influence.documents.sketch import Sketch, compress, join
+from influence.layers import Layer
+from influence.text import Batch
+
+UNIT = "nats per document removed"
+SIGN = (
+    "positive: a proponent, removing it raises the completion's loss (it supports the output); "
+    "negative: an opponent"
+)
+Directions = Mapping[str, Tensor]
+"""For each layer, preconditioned query gradients ``[Q, O, I]``."""
+
+
+def contrast(loss_a: Mapping[str, Tensor], loss_b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of "why A rather than B", ``f = loss(A) - loss(B)``.
+
+    Args:
+        loss_a: Gradients of A's loss, ``[Q, O, I]`` a layer.
+        loss_b: Gradients of B's loss.
+
+    Returns:
+        Their difference; a positive score supports A against B.
+    """
+    return {name: loss_a[name] - loss_b[name] for name in loss_a}
+
+
+def directions(
+    curvature: Mapping[str, LayerCurvature], factor: float, gradients: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Precondition query gradients, once each.
+
+    Args:
+        curvature: Every layer's curvature.
+        factor: Damping factor.
+        gradients: Query gradients ``[Q, O, I]`` a layer.
+
+    Returns:
+        ``(F + lambda)^{-1} grad f`` for each layer, ``[Q, O, I]``.
+    """
+    return {n: precondition(curvature[n], factor, g_QOI) for n, g_QOI in gradients.items()}
+
+
+@dataclass(frozen=True)
+class ExactScores:
+    """Scores of the rows of one batch, not yet divided by N."""
+
+    layers_QLB: Tensor
+    """By query and layer; their sum over L is the score."""
+    forward: Forward
+
+    @property
+    def scores_QB(self) -> Tensor:
+        """The scores ``[Q, B]``."""
+        return self.layers_QLB.sum(dim=1)
+
+
+def exact_scores(
+    model: nn.Module, layers: Sequence[Layer], batch: Batch, queries: Directions
+) -> ExactScores:
+    """Score the rows of a batch for every query from full gradients.
+
+    Args:
+        model: The causal LM.
+        layers: Tracked layers.
+        batch: Rows (chunks of documents); a document's score is the sum over its chunks.
+        queries: Preconditioned query gradients.
+
+    Returns:
+        Scores by layer, in nats times N.
+    """
+    parts: dict[str, Tensor] = {}
+
+    def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        rows_BP = gradient(inputs_BTI, output_BTO).flatten(1)
+        parts[name] = queries[name].flatten(1) @ rows_BP.T
+
+    forward = backward(model, layers, batch, consume)
+    layers_QLB = torch.stack([parts[layer.name] for layer in layers], dim=1)
+    refuse_not_finite(layers_QLB.permute(2, 0, 1), batch, "influence")
+    return ExactScores(layers_QLB=layers_QLB, forward=forward)
+
+
+def token_scores(
+    model: nn.Module, layers: Sequence[Layer], batch: Batch, queries: Directions
+) -> Tensor:
+    """Score every position of every row: ``sum_layers g_t^T P(V) a_t``.
+
+    A position's score is the influence that flows through the layers at that token; it includes
+    what the token does for the prediction of later ones.  The sum over T is the row's score.
+
+    Returns:
+        ``[Q, B, T]``, in nats times N.
+    """
+    total_QBT = torch.zeros(0)
+
+    def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        nonlocal total_QBT
+        part_QBT = torch.stack(
+            [((output_BTO @ v_OI) * inputs_BTI).sum(dim=-1) for v_OI in queries[name]]
+        )
+        if part_QBT.shape[-1] > batch.input_ids.shape[1]:  # a layer used more than once
+            part_QBT = part_QBT.unflatten(-1, (-1, batch.input_ids.shape[1])).sum(dim=2)
+        total_QBT = part_QBT if total_QBT.numel() == 0 else total_QBT + part_QBT
+
+    backward(model, layers, batch, consume)
+    return total_QBT
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Whitened gradients of the rows of one batch, compressed."""
+
+    vectors_BP: Tensor
+    """Vectors whose inner products are influences (times N)."""
+    self_influence_B: Tensor
+    """``I(m, m)`` from the full gradient, whatever the compression; nats times N."""
+    squared_norm_B: Tensor
+    """Squared plain gradient norm over the tracked layers."""
+    forward: Forward
+
+
+def whitened_rows(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    curvature: Mapping[str, LayerCurvature],
+    factor: float,
+    sketch: Sketch,
+    batch: Batch,
+) -> Rows:
+    """Whiten and compress the gradients of a batch on the fly, layer by layer.
+
+    Args:
+        model: The causal LM.
+        layers: Tracked layers.
+        curvature: Every layer's curvature.
+        factor: Damping factor.
+        sketch: What to keep of each layer.
+        batch: Rows that are whole documents (a document of several chunks: ``document_row``).
+
+    Returns:
+        The rows; only one layer's full gradients are held at a time.
+    """
+    parts: dict[str, Tensor] = {}
+    self_influence_B = torch.zeros(len(batch.document), device=batch.input_ids.device)
+    squared_norm_B = torch.zeros_like(self_influence_B)
+
+    def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        nonlocal self_influence_B, squared_norm_B
+        rotated_BOI = rotate(curvature[name], inputs_BTI, output_BTO)
+        squared_norm_B = squared_norm_B + rotated_BOI.square().sum(dim=(1, 2))
+        scale_OI = inverse_root(curvature[name], factor)
+        whitened_BOI = rotated_BOI if scale_OI is None else rotated_BOI.mul_(scale_OI)
+        self_influence_B = self_influence_B + whitened_BOI.square().sum(dim=(1, 2))
+        parts[name] = compress(sketch, name, whitened_BOI)
+
+    forward = backward(model, layers, batch, consume)
+    vectors_BP = join(sketch, parts)
+    refuse_not_finite(vectors_BP, batch, "gradient")
+    return Rows(
+        vectors_BP=vectors_BP,
+        self_influence_B=self_influence_B,
+        squared_norm_B=squared_norm_B,
+        forward=forward,
+    )
+
+
+def document_row(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    curvature: Mapping[str, LayerCurvature],
+    factor: float,
+    sketch: Sketch,
+    batches: Sequence[Batch],
+) -> Rows:
+    """The row of ONE document of several chunks: whitened gradients are summed, then squared.
+
+    Args:
+        model: The causal LM.
+        layers: Tracked layers.
+        curvature: Every layer's curvature.
+        factor: Damping factor.
+        sketch: What to keep of each layer.
+        batches: All chunks of the document; one full gradient is held in memory.
+
+    Returns:
+        Rows with B = 1; ``forward`` holds the document's summed loss.
+    """
+    sums: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+
+    def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        row_OI = whiten(curvature[name], factor, inputs_BTI, output_BTO).sum(dim=0)
+        plain_OI = gradient(inputs_BTI, output_BTO).sum(dim=0)
+        sums[name] = sums[name] + row_OI if name in sums else row_OI
+        norms[name] = norms[name] + plain_OI if name in norms else plain_OI
+
+    forwards = [backward(model, layers, batch, consume) for batch in batches]
+    vectors_BP = join(sketch, {n: compress(sketch, n, w_OI[None]) for n, w_OI in sums.items()})
+    first = batches[0].document[:1]
+    refuse_not_finite(vectors_BP, replace(batches[0], document=first), "gradient")
+    loss = torch.stack([f.loss_B.sum() for f in forwards]).sum()
+    return Rows(
+        vectors_BP=vectors_BP,
+        self_influence_B=torch.stack([w.square().sum() for w in sums.values()]).sum()[None],
+        squared_norm_B=torch.stack([g.square().sum() for g in norms.values()]).sum()[None],
+        forward=Forward(loss_B=loss[None], token_loss_BT=forwards[0].token_loss_BT[:1]),
+    )
+
+
+def whitened_queries(
+    curvature: Mapping[str, LayerCurvature],
+    factor: float,
+    sketch: Sketch,
+    gradients: Mapping[str, Tensor],
+) -> Tensor:
+    """Query gradients as vectors of the store.
+
+    Args:
+        curvature: Every layer's curvature.
+        factor: Damping factor.
+        sketch: The store's sketch.
+        gradients: Query gradients ``[Q, O, I]`` a layer (differences, for contrasts).
+
+    Returns:
+        Vectors ``[Q, P]``.
+    """
+    parts = {}
+    for name, gradient_QOI in gradients.items():
+        layer = curvature[name]
+        rotated_QOI = gradient_QOI
+        if layer.out_basis_OO is not None and layer.in_basis_II is not None:
+            rotated_QOI = layer.out_basis_OO.T @ gradient_QOI @ layer.in_basis_II
+        scale_OI = inverse_root(layer, factor)
+        parts[name] = compress(
+            sketch, name, rotated_QOI if scale_OI is None else rotated_QOI * scale_OI
+        )
+    return join(sketch, parts)
+
+
+def self_influence(gradients: Mapping[str, Tensor], solved: Directions) -> Tensor:
+    """``I(q, q)``: the influence of a query on itself.
+
+    Args:
+        gradients: Query gradients ``[Q, O, I]`` a layer.
+        solved: The same, preconditioned.
+
+    Returns:
+        ``[Q]``, in nats times N, never negative.
+    """
+    parts = [(gradients[n] * solved[n]).sum(dim=(1, 2)) for n in gradients]
+    return torch.stack(parts).sum(dim=0)
+
+
+def normalised(scores_QN: Tensor, query_Q: Tensor, document_N: Tensor) -> Tensor:
+    """``I(q, m) / sqrt(I(q, q) I(m, m))``, between -1 and 1.
+
+    Args:
+        scores_QN: Scores, in nats times N.
+        query_Q: Self-influence of the queries.
+        document_N: Self-influence of the documents.
+
+    Returns:
+        ``[Q, N]``; 0 where either self-influence is 0.
+    """
+    scale_QN = (query_Q[:, None] * document_N[None, :]).sqrt()
+    return torch.where(scale_QN > 0, scores_QN / scale_QN.clamp_min(1e-30), scale_QN * 0)

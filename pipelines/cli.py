@@ -1,0 +1,340 @@
+"""``influence ...``: the commands. Exit codes: 0 done, 1 the run failed, 2 the input is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="influence",
+    help="Why did the language model say that? Trace an output to its training documents.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+store_app = typer.Typer(help="Look into, check and hand over a run's gradient store.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+Folder = Annotated[Path, typer.Option("--runs", help="Where runs live.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="A Dask scheduler, tcp://HOST:PORT; default: this machine.")
+]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Local worker processes; 0: none, work here.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or name.")]
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run's YAML.")]
+
+EPILOG_RUN = """[bold]Example[/bold] my.yaml:
+
+name: mine
+
+model: ./my-model
+
+data: my-dataset.yaml
+
+See README, "Your own model and documents", for every key."""
+
+
+def console() -> Console:
+    """Where people read: standard error, so that standard output stays for results."""
+    return Console(stderr=True)
+
+
+def main() -> None:
+    """Entry point of the ``influence`` command."""
+    sys.exit(guarded(app))
+
+
+def guarded(command: Callable[..., Any]) -> int:
+    """Run a command; a user's mistake is one message and exit code 2, a failure exit code 1."""
+    from datasets_cfg import DatasetError
+    from gradients_store import StoreError
+    from influence.errors import InfluenceError
+    from pipelines.errors import RunError
+
+    try:
+        command(standalone_mode=False)
+    except typer.Exit as end:
+        return end.exit_code
+    except (RunError, StoreError, DatasetError, InfluenceError) as error:
+        console().print(f"[bold red]Error[/bold red] {_plain(error)}", highlight=False)
+        return 2
+    except OSError as error:
+        from pipelines.run_folder import explain_os_error
+
+        console().print(f"[bold red]Error[/bold red] {_plain(explain_os_error(error))}")
+        return 2
+    except KeyboardInterrupt:
+        console().print("Stopped. Finished work is kept: run the same command again to go on.")
+        return 130
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
+            error.show()
+            return int(getattr(error, "exit_code", 2))
+        console().print_exception(show_locals=False)
+        console().print(
+            "[bold red]The run failed.[/bold red] Finished work is kept; run again to go on. "
+            "If it fails again, please report the lines above."
+        )
+        return 1
+    return 0
+
+
+def _plain(error: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))
+
+
+# -- demo, run, index -----------------------------------------------------------------------------
+
+
+@app.command(epilog="[bold]Example[/bold]: influence demo")
+def demo(runs: Folder = Path("runs"), workers: WorkerCount = None) -> None:
+    """The embedded default: corpus, small model, curvature, gradients, three traces with reports."""
+    from pipelines.demo import demo as run_demo
+
+    run_demo(runs, workers, console())
+
+
+@app.command("run", epilog=EPILOG_RUN)
+def run_command(
+    config: RunFile,
+    runs: Folder = Path("runs"),
+    workers: WorkerCount = None,
+    scheduler: Scheduler = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every stage that is missing: corpus, (training), curvature, gradients. Run again to resume."""
+    _build(config, runs, workers, scheduler, as_json, train=True)
+
+
+@app.command(epilog="[bold]Example[/bold]: influence index my.yaml")
+def index(
+    config: RunFile,
+    runs: Folder = Path("runs"),
+    workers: WorkerCount = None,
+    scheduler: Scheduler = None,
+    no_store: Annotated[
+        bool, typer.Option("--no-store", help="Leave out the gradient store; trace with --exact.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Corpus, curvature and gradients of a finished model, without training."""
+    _build(config, runs, workers, scheduler, as_json, train=False, store=not no_store)
+
+
+def _build(
+    path: Path,
+    runs: Path,
+    workers: int | None,
+    scheduler: str | None,
+    as_json: bool,
+    train: bool,
+    store: bool = True,
+) -> None:
+    from pipelines.cluster import Workers
+    from pipelines.config import read_run
+    from pipelines.doctor import summary
+    from pipelines.errors import RunError
+    from pipelines.runs import build_run
+
+    config = read_run(path)
+    if not train and config.train != "none":
+        raise RunError(
+            f"Run {path}: `train: {config.train}` given, `index` works on a finished model. "
+            "Use `influence run`, or set `train: none`."
+        )
+    out = console()
+    with Workers(workers or config.workers if workers != 0 else 0, scheduler, out) as pool:
+        run = build_run(config, runs, pool, store=store, announce=out.print)
+    if as_json:
+        print(json.dumps({"run": str(run.root), **summary(run)}, indent=1))
+    else:
+        from pipelines.demo import print_summary
+
+        print_summary(run, out)
+
+
+# -- trace ----------------------------------------------------------------------------------------
+
+
+@app.command(
+    "trace",
+    epilog='[bold]Example[/bold]: influence trace demo --prompt "The capital of France is" '
+    '--completion " Paris"',
+)
+def trace_command(
+    run: RunName,
+    prompt: Annotated[str | None, typer.Option(help="What the model was given.")] = None,
+    completion: Annotated[
+        str | None, typer.Option(help="What it said; the output to explain (mind a leading space).")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Explain the completion rather than this one.")
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(help="jsonl of many: prompt, completion, contrast, id; or text (a whole text)."),
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Rows of each sign.")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Documents of each sign passed on to exact scoring.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Score every document from full gradients.")
+    ] = False,
+    all_scores: Annotated[
+        Path | None,
+        typer.Option(help="Write every document's score for every query to this .parquet."),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="Of --all-scores: long (query, id, score) or wide (a column a query).")
+    ] = "long",
+    html: Annotated[Path | None, typer.Option(help="Where to write the page (one query).")] = None,
+    as_json: AsJson = False,
+    runs: Folder = Path("runs"),
+    workers: WorkerCount = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Which training documents made the model say it? Positive scores support the completion."""
+    from pipelines.cluster import Workers
+    from pipelines.runs import open_run, open_traced
+    from pipelines.traces import TraceOptions, run_traces
+
+    opened = open_run(run, runs)
+    options = TraceOptions(
+        top=top or opened.config.top,
+        candidates=candidates or opened.config.candidates,
+        exact=exact,
+        all_scores=all_scores,
+        layout=layout,
+        html=html,
+    )
+    asked = _queries(prompt, completion, contrast, queries)
+    traced = open_traced(opened, exact)
+    out = console()
+    with Workers(workers, scheduler, out) as pool:
+        for result in run_traces(traced, asked, options, pool):
+            if as_json:
+                print(json.dumps(result, ensure_ascii=False))
+            else:
+                _show(result, len(asked))
+
+
+def _queries(
+    prompt: str | None, completion: str | None, contrast: str | None, path: Path | None
+) -> list[Any]:
+    from pipelines.errors import RunError
+    from pipelines.trace import Query, read_queries
+
+    if (path is None) == (completion is None):
+        raise RunError(
+            "Trace: give either --completion (with --prompt), or --queries FILE.jsonl. "
+            'Example: --prompt "The capital of France is" --completion " Paris".'
+        )
+    if path is not None:
+        if prompt is not None or contrast is not None:
+            raise RunError(
+                "Trace: --prompt or --contrast given together with --queries; in a file they are "
+                "keys of each line. Leave them out."
+            )
+        return read_queries(path)
+    assert completion is not None
+    return [Query(prompt=prompt, completion=completion, contrast=contrast)]
+
+
+def _show(result: dict[str, Any], count: int) -> None:
+    from pipelines.report.terminal import print_trace
+
+    out = Console()
+    print_trace(result, out)
+    if count > 1:
+        out.print()
+    out.print(f"Page:   {result['page']}", soft_wrap=True, highlight=False)
+    out.print(f"Scores: {result['folder']}/scores.parquet", soft_wrap=True, highlight=False)
+
+
+# -- doctor ---------------------------------------------------------------------------------------
+
+
+@app.command(epilog="[bold]Example[/bold]: influence doctor my.yaml")
+def doctor(config: RunFile, runs: Folder = Path("runs"), as_json: AsJson = False) -> None:
+    """What a run will do, what it costs (time, memory, disk), and what looks wrong."""
+    from pipelines.config import read_run
+    from pipelines.doctor import examine, print_examination
+
+    report = examine(read_run(config), runs)
+    if as_json:
+        print(json.dumps(report, indent=1))
+    else:
+        print_examination(report, Console())
+    if any(finding["level"] == "error" for finding in report["findings"]):
+        raise typer.Exit(2)
+
+
+# -- store ----------------------------------------------------------------------------------------
+
+
+@store_app.command("info", epilog="[bold]Example[/bold]: influence store info demo")
+def store_info(run: RunName, runs: Folder = Path("runs"), as_json: AsJson = False) -> None:
+    """What the store holds and how it was made."""
+    from pipelines.stores import info, print_info
+
+    content = info(run, runs)
+    if as_json:
+        print(json.dumps(content, indent=1))
+    else:
+        print_info(content, Console())
+
+
+@store_app.command("verify", epilog="[bold]Example[/bold]: influence store verify demo")
+def store_verify(run: RunName, runs: Folder = Path("runs"), as_json: AsJson = False) -> None:
+    """Compare every file of a run with its checksum; exit code 2 when something is damaged."""
+    from pipelines.stores import verify
+
+    problems = verify(run, runs, console())
+    if as_json:
+        print(json.dumps({"problems": problems}, indent=1))
+    elif not problems:
+        print("All files are as they were written.")
+    else:
+        for problem in problems:
+            print(problem)
+    if problems:
+        raise typer.Exit(2)
+
+
+@store_app.command(
+    "export", epilog="[bold]Example[/bold]: influence store export demo gradients.parquet"
+)
+def store_export(
+    run: RunName,
+    out: Annotated[Path, typer.Argument(help="A .parquet, .arrow or .csv file.")],
+    vectors: Annotated[
+        bool | None,
+        typer.Option("--vectors/--no-vectors", help="With the gradient vectors; default: not in a CSV."),
+    ] = None,
+    runs: Folder = Path("runs"),
+) -> None:
+    """One file with a row a document: id, source, language, loss, self-influence, vector."""
+    from pipelines.stores import export
+
+    print(export(run, runs, out, vectors))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Where the work runs: local Dask processes, somebody's Dask scheduler, or this very process.
+
+``Workers.map`` is the one line of a pipeline on which Dask stands.  A task gets a small frozen spec
+and returns a path or a few numbers; models and gradients never travel in the graph.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pipelines.errors import RunError
+
+Spec = TypeVar("Spec")
+Result = TypeVar("Result")
+TOPIC = "influence-progress"
+
+WORKER_ENVIRONMENT = {
+    # one thread a worker; waiting threads must not spin on shared cores; fewer page faults
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class Workers:
+    """Workers that start when the first task needs them (a context manager, hence its state).
+
+    Args:
+        count: Local processes; None: one a core (at most 8) or one a GPU; 0: this very process.
+        scheduler: Address of a running Dask scheduler (``tcp://...``, ``tls://...``), or None.
+        console: Where progress goes; None: standard error.
+    """
+
+    def __init__(
+        self, count: int | None = None, scheduler: str | None = None, console: Console | None = None
+    ) -> None:
+        self.count = count
+        self.scheduler = scheduler
+        self.console = console or Console(stderr=True)
+        self._stack = ExitStack()
+        self._client: Any = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        self._client = None
+
+    def map(
+        self, step: Callable[[Spec], Result], specs: Sequence[Spec], label: str
+    ) -> list[Result]:
+        """Run a step for every spec, with a progress bar.
+
+        Args:
+            step: A module-level function of one spec.
+            specs: Small, picklable, frozen.
+            label: What the progress bar says.
+
+        Returns:
+            The results in the order of the specs.
+        """
+        if not specs:
+            return []
+        with bar(self.console, label, len(specs)) as advance:
+            if self.scheduler is None and self.count == 0:
+                return _here(step, specs, advance)
+            return _on_dask(self._started(), step, specs, advance)
+
+    def _started(self) -> Any:
+        if self._client is None:
+            self._client = self._stack.enter_context(_client(self.count, self.scheduler))
+        return self._client
+
+
+def default_count() -> int:
+    """Local workers by default.
+
+    Returns:
+        One a GPU, else one a usable core, at most 8.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return max(1, min(8, len(os.sched_getaffinity(0))))
+
+
+def _here(
+    step: Callable[[Spec], Result], specs: Sequence[Spec], advance: Callable[[float], None]
+) -> list[Result]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as on a worker, so that the bytes are the same
+    try:
+        results = []
+        for spec in specs:
+            results.append(step(spec))
+            advance(1.0)
+        return results
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _on_dask(
+    client: Any, step: Callable[[Spec], Result], specs: Sequence[Spec], advance: Callable[[float], None]
+) -> list[Result]:
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    reported: dict[str, float] = {}
+
+    def on_event(event: tuple[float, dict[str, Any]]) -> None:
+        task, share = event[1]["task"], float(event[1]["share"])
+        advance(share - reported.get(task, 0.0))
+        reported[task] = share
+
+    client.subscribe_topic(TOPIC, on_event)
+    try:
+        futures = [client.submit(step, spec, pure=False) for spec in specs]
+        for future in as_completed(futures):
+            future.result()
+            advance(1.0 - reported.get(future.key, 0.0))
+            reported[future.key] = 1.0
+        return [future.result() for future in futures]
+    except KilledWorker as error:
+        raise RunError(
+            f"Workers: a worker died several times on one task ({error}), memory is the usual "
+            "cause. Lower `token_budget` or `workers`, then run again: finished work is kept."
+        ) from None
+    finally:
+        client.cancel(futures)
+        client.unsubscribe_topic(TOPIC)
+
+
+def report_share(share: float) -> None:
+    """From inside a long task: how much of it is done, between 0 and 1; a no-op elsewhere.
+
+    Args:
+        share: The share that is done.
+    """
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        return
+    task = worker.get_current_task()
+    worker.log_event(TOPIC, {"task": task, "share": min(share, 0.999)})
+
+
+@contextmanager
+def _client(count: int | None, scheduler: str | None) -> Iterator[Any]:
+    import dask
+    from distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    settings = {
+        "distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT,
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": False,
+        "distributed.admin.log-format": "%(message)s",
+    }
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        if scheduler is None:
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=count or default_count(),
+                    threads_per_worker=1,
+                    processes=True,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+            yield stack.enter_context(Client(cluster))
+            return
+        try:
+            client = Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"Scheduler {scheduler}: not reachable ({type(error).__name__}: {error}), a running Dask "
+                "scheduler was expected. Start one with `dask scheduler`, check the address and the "
+                "TLS settings, or leave out --scheduler to use this machine."
+            ) from None
+        yield stack.enter_context(client)
+
+
+@contextmanager
+def bar(console: Console, label: str, total: float) -> Iterator[Callable[[float], None]]:
+    """A progress bar on a terminal; one line when it ends elsewhere.
+
+    Args:
+        console: Where to.
+        label: What is going on.
+        total: How many steps.
+
+    Yields:
+        ``advance(steps)``.
+    """
+    progress = Progress(
+        TextColumn("{task.description:<42}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=False,
+    )
+    with progress:
+        task = progress.add_task(label, total=total)
+
+        def advance(steps: float) -> None:
+            progress.advance(task, steps)
+
+        yield advance

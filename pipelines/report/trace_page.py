@@ -1,0 +1,192 @@
+"""A trace as one HTML file that needs nothing else, and an index of many.
+
+Documents are untrusted. Autoescaping is on, hidden characters become visible in every expression
+(``finalize``), and a content security policy lets only the page's own script run, by its hash.
+"""
+
+import base64
+import hashlib
+import math
+import os
+import uuid
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from markupsafe import Markup
+
+from pipelines.errors import RunError
+from pipelines.report import figures, provenance, reading
+from pipelines.report.cards import cards
+from pipelines.report.characters import marked, shortened, visible
+from pipelines.report.heat import LEVELS
+from pipelines.report.numbers import count, is_number, nats, percent, plain, signed
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+TRACE_FORMAT = 1
+"""The format of trace.json that the page reads."""
+
+PAGE_LINK = "{id}/report.html"
+"""Where the index looks for a trace's page, relative to itself."""
+
+
+def render_trace(trace: dict[str, Any]) -> str:
+    """Render one trace.
+
+    Args:
+        trace: The content of trace.json. Missing and None values are left out of the page.
+
+    Returns:
+        A whole HTML document; the same trace gives the same text.
+
+    Raises:
+        RunError: If the trace was written in another format.
+    """
+    if trace.get("format", TRACE_FORMAT) != TRACE_FORMAT:
+        raise RunError(
+            f"report: this trace has format {trace['format']!r}, expected {TRACE_FORMAT}."
+            " Run `influence trace` again to write it anew."
+        )
+    query = trace.get("query") or {}
+    return _page(
+        "trace.html.j2",
+        title=reading.question(trace),
+        trace=trace,
+        query=query,
+        prompt=prompt_html(query),
+        probabilities=_probabilities(query),
+        columns=[
+            ("pro", "Proponents", cards(trace, "pro")),
+            ("opp", "Opponents", cards(trace, "opp")),
+        ],
+        levels=range(1, LEVELS + 1),
+    )
+
+
+def render_index(traces: list[dict[str, Any]], link: str = PAGE_LINK) -> str:
+    """Render a table of traces that links to their pages.
+
+    Args:
+        traces: Contents of several trace.json.
+        link: Relative address of a page with ``{id}`` for the query's id, percent-encoded.
+
+    Returns:
+        A whole HTML document.
+    """
+    rows = [
+        {
+            "query": trace.get("query") or {},
+            "question": reading.question(trace),
+            "href": "./"
+            + link.format(id=quote(str((trace.get("query") or {}).get("id")), safe="")),
+            "first": _strongest(trace, "proponents"),
+            "last": _strongest(trace, "opponents"),
+            "quality": reading.quality_line(trace),
+        }
+        for trace in traces
+    ]
+    return _page("index.html.j2", title=f"{count(len(traces))} traces", rows=rows)
+
+
+def write_trace_page(trace: dict[str, Any], path: Path) -> Path:
+    """Render a trace into a file, whole or not at all.
+
+    Args:
+        trace: The content of trace.json.
+        path: The file to write; its folder must exist.
+
+    Returns:
+        The path.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(render_trace(trace), encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def prompt_html(query: dict[str, Any]) -> Markup:
+    """Return the prompt, then the completion in ``<mark>``, its tokens with their probability."""
+    prompt, completion = str(query.get("prompt") or ""), str(query.get("completion") or "")
+    tokens = query.get("tokens") or []
+    inside = [token for token in tokens if token.get("completion")]
+    if "".join(str(token.get("text") or "") for token in inside) != completion:
+        return marked(prompt) + Markup("<mark>{}</mark>").format(marked(completion))
+    spans = [
+        Markup('<span title="{}">{}</span>').format(_chance(token), marked(token["text"]))
+        for token in inside
+    ]
+    return marked(prompt) + Markup("<mark>{}</mark>").format(Markup("").join(spans))
+
+
+def policy(script: str) -> str:
+    """Return the content security policy that allows inline styles and this one script."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _page(template: str, **content: object) -> str:
+    style, script = _asset("style.css"), _asset("page.js")
+    shared = {"style": Markup(style), "script": Markup(script), "policy": policy(script)}
+    return _environment().get_template(template).render(**shared, **content)
+
+
+@cache
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8").strip()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        finalize=_finalize,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    helpers = (count, marked, nats, percent, plain, shortened, signed)
+    environment.filters.update({helper.__name__: helper for helper in helpers})
+    environment.globals.update(figures=figures, provenance=provenance, reading=reading)
+    return environment
+
+
+def _finalize(value: object) -> object:
+    """Filter every template expression: None disappears, hidden characters show.
+
+    Returns:
+        Markup as it is, anything else as visible text.
+    """
+    if value is None:
+        return ""
+    return value if isinstance(value, Markup) else visible(value)
+
+
+def _chance(token: dict[str, Any]) -> str:
+    value = token.get("log_probability")
+    return f"probability {percent(math.exp(min(0.0, value)))}" if is_number(value) else ""
+
+
+def _probabilities(query: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return headline numbers of the completion: name and value, without the missing ones."""
+    value = query.get("log_probability")
+    facts = [
+        ("probability", percent(math.exp(min(0.0, value))) if is_number(value) else ""),
+        ("log-probability", f"{plain(value)} nats" if is_number(value) else ""),
+        ("perplexity per token", plain(query.get("perplexity"))),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _strongest(trace: dict[str, Any], kind: str) -> dict[str, Any]:
+    rows = trace.get(kind) or []
+    return dict(rows[0]) if rows else {}

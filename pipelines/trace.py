@@ -1,0 +1,715 @@
+"""Stage 5: which training documents made the model say it?
+
+Search the store for candidates of both signs, score those exactly with full gradients, by layer and
+by token; or, ``exact``, score every document without a store.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+import gradients_store
+from influence.documents.gradients import Forward, per_document_gradients
+from influence.documents.scores import (
+    SIGN,
+    UNIT,
+    contrast,
+    directions,
+    exact_scores,
+    normalised,
+    self_influence,
+    token_scores,
+    whitened_queries,
+)
+from influence.text import Batch, Chunk, collate, encode_query, token_texts
+from pipelines.cluster import Workers
+from pipelines.corpus import metadata, read_documents
+from pipelines.errors import RunError
+from pipelines.gradients import IndexSpec, load_curvature, load_sketch
+from pipelines.run_folder import key_of, new_file, write_json
+from pipelines.tokens import batches, read_chunks, shard_path
+from pipelines.worker import language_model, layers_of, naming_documents
+
+QUERY_GIGABYTES = 1.0
+"""Memory for the preconditioned gradients of one block of queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What is to be explained."""
+
+    completion: str
+    """The output whose loss is the measurement; with no prompt, a whole text."""
+    prompt: str | None = None
+    contrast: str | None = None
+    """Explain the completion rather than this one."""
+    id: str | None = None
+    """None: a hash of the texts."""
+
+    @property
+    def name(self) -> str:
+        """The query's id, or a hash of its texts."""
+        return self.id or key_of(p=self.prompt, c=self.completion, x=self.contrast)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A finished run, as tracing sees it."""
+
+    name: str
+    root: Path
+    corpus: Any
+    """The sealed corpus stage."""
+    specs: tuple[IndexSpec, ...]
+    """One spec a shard."""
+    store: gradients_store.Store | None
+    """None: exact scoring only."""
+    settings: dict[str, Any]
+    """What the report prints about how the numbers were made."""
+    quality: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A block of queries, differentiated and preconditioned."""
+
+    queries: tuple[Query, ...]
+    chunks: tuple[Chunk, ...]
+    forward: Forward
+    gradients: dict[str, Tensor]
+    directions: dict[str, Tensor]
+    self_influence_Q: Tensor
+
+
+# -- queries --------------------------------------------------------------------------------------
+
+
+def read_queries(path: str | Path) -> list[Query]:
+    """Read queries from a jsonl file: ``prompt`` and ``completion``, or ``text``.
+
+    Args:
+        path: One JSON object a line; optional keys ``contrast`` and ``id``.
+
+    Returns:
+        The queries.
+
+    Raises:
+        RunError: Naming the line and what is wrong with it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RunError(f"Queries {file}: no such file, a .jsonl of queries was expected.")
+    queries = []
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+        if line.strip():
+            queries.append(_query_of(line, f"Queries {file}, line {number}"))
+    if not queries:
+        raise RunError(f"Queries {file}: empty, one JSON object a line was expected.")
+    names = [q.name for q in queries]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise RunError(f"Queries {file}: {twice[0]!r} occurs twice, distinct queries were expected.")
+    return queries
+
+
+def _query_of(line: str, where: str) -> Query:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise RunError(f"{where}: not JSON ({error}). Mend the line.") from None
+    known = {"id", "prompt", "completion", "contrast", "text"}
+    if not isinstance(values, dict) or not set(values) <= known:
+        extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
+        raise RunError(f"{where}: {extra} given; known keys are {sorted(known)}.")
+    if ("text" in values) == ("completion" in values):
+        raise RunError(
+            f"{where}: keys {sorted(values)} given; either `completion` (with `prompt`) or `text` "
+            "(a whole text) was expected."
+        )
+    if "text" in values:
+        values["completion"] = values.pop("text")
+    return Query(**values)
+
+
+def solve(run: Traced, queries: Sequence[Query]) -> Solved:
+    """Differentiate and precondition a block of queries: one backward pass each.
+
+    Args:
+        run: The run.
+        queries: A few queries.
+
+    Returns:
+        Gradients of the measurement, and its preconditioned directions.
+    """
+    spec = run.specs[0]
+    loaded, layers = language_model(spec.model), layers_of(spec.model)
+    curvature = load_curvature(spec.curvature, str(loaded.device))
+    chunks, all_gradients, losses = [], [], []
+    for query in queries:
+        chunk = _encode(loaded, query.prompt, query.completion)
+        batch = collate([chunk], loaded.pad_id).to(loaded.device)
+        gradients, forward = per_document_gradients(loaded.model, layers, batch)
+        if query.contrast is not None:
+            other = collate([_encode(loaded, query.prompt, query.contrast)], loaded.pad_id)
+            against, _ = per_document_gradients(loaded.model, layers, other.to(loaded.device))
+            gradients = contrast(gradients, against)
+        chunks.append(chunk)
+        all_gradients.append(gradients)
+        losses.append(forward)
+    joined = {layer.name: torch.cat([g[layer.name] for g in all_gradients]) for layer in layers}
+    solved = directions(curvature, spec.damping, joined)
+    return Solved(
+        queries=tuple(queries),
+        chunks=tuple(chunks),
+        forward=_join(losses),
+        gradients=joined,
+        directions=solved,
+        self_influence_Q=self_influence(joined, solved).cpu(),
+    )
+
+
+def _encode(loaded: Any, prompt: str | None, completion: str) -> Chunk:
+    return encode_query(loaded.tokenizer, prompt, completion, loaded.max_tokens)
+
+
+def _join(forwards: Sequence[Forward]) -> Forward:
+    width = max(f.token_loss_BT.shape[1] for f in forwards)
+    padded = [
+        torch.nn.functional.pad(f.token_loss_BT, (0, width - f.token_loss_BT.shape[1]))
+        for f in forwards
+    ]
+    return Forward(
+        loss_B=torch.cat([f.loss_B for f in forwards]).cpu(), token_loss_BT=torch.cat(padded).cpu()
+    )
+
+
+def blocks(run: Traced, queries: Sequence[Query]) -> Iterator[list[Query]]:
+    """Cut queries into blocks whose gradients fit into memory.
+
+    Yields:
+        Blocks in order.
+    """
+    layers = layers_of(run.specs[0].model)
+    parameters = sum(x.out_features * (x.in_features + int(x.bias)) for x in layers)
+    size = int(np.clip(QUERY_GIGABYTES * 1e9 / (parameters * 12), 1, 64))
+    for start in range(0, len(queries), size):
+        yield list(queries[start : start + size])
+
+
+# -- scores of documents --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DocumentScores:
+    """Exact scores of some documents for a block of queries, in nats times N."""
+
+    rows: np.ndarray
+    """Row numbers in the corpus ``[D]``."""
+    layers_QLD: np.ndarray
+    loss_D: np.ndarray
+
+
+def score_documents(run: Traced, solved: Solved, rows: Sequence[int]) -> DocumentScores:
+    """Score some documents exactly, in this process.
+
+    Args:
+        run: The run.
+        solved: The queries.
+        rows: Row numbers of documents.
+
+    Returns:
+        Scores by layer; chunks of a document are summed.
+    """
+    wanted = {row: i for i, row in enumerate(sorted(set(rows)))}
+    layers = layers_of(run.specs[0].model)
+    queries = len(solved.queries)
+    scores_QLD = torch.zeros(queries, len(layers), len(wanted), dtype=torch.float64)
+    loss_D = torch.zeros(len(wanted), dtype=torch.float64)
+    for spec in run.specs:
+        own = {row for row in wanted if spec.first <= row < spec.first + len(spec.ids)}
+        for batch in _batches(spec, own):
+            with naming_documents(spec.ids, spec.first):
+                model = language_model(spec.model).model
+                scored = exact_scores(model, layers, batch, solved.directions)
+            columns = torch.tensor([wanted[int(d)] for d in batch.document])
+            scores_QLD.index_add_(2, columns, scored.layers_QLB.double().cpu())
+            loss_D.index_add_(0, columns, scored.forward.loss_B.double().cpu())
+    return DocumentScores(np.array(sorted(wanted)), scores_QLD.numpy(), loss_D.numpy())
+
+
+def _batches(spec: IndexSpec, rows: set[int]) -> Iterator[Batch]:
+    if not rows:
+        return
+    loaded = language_model(spec.model)
+    chunks = [c for c in read_chunks(shard_path(Path(spec.tokens), spec.shard)) if c.document in rows]
+    for work in batches(chunks, loaded.pad_id, spec.token_budget):
+        yield work.batch.to(loaded.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactSpec:
+    """Score one shard of documents for some queries, from full gradients."""
+
+    run: Traced
+    queries: tuple[Query, ...]
+    shard: int
+    out: str
+
+
+def score_shard(spec: ExactSpec) -> str:
+    """Score every document of one shard (runs on a worker).
+
+    Returns:
+        An Arrow file of ``score`` columns, one a query, in nats times N.
+    """
+    own = replace(spec.run, specs=(spec.run.specs[spec.shard],))
+    shard = own.specs[0]
+    rows = range(shard.first, shard.first + len(shard.ids))
+    parts = []
+    for block in blocks(own, spec.queries):
+        scored = score_documents(own, solve(own, block), rows)
+        parts.append(scored.layers_QLD.sum(axis=1))
+    scores_QD = np.concatenate(parts)
+    table = pa.table({q.name: scores_QD[i] for i, q in enumerate(spec.queries)})
+    from pipelines.tokens import write_table
+
+    return str(write_table(Path(spec.out), table))
+
+
+def exact_everywhere(run: Traced, queries: Sequence[Query], workers: Workers) -> np.ndarray:
+    """Exact scores of every document for every query, shard by shard; resumes.
+
+    Args:
+        run: The run.
+        queries: The queries.
+        workers: Where to run.
+
+    Returns:
+        ``[Q, N]`` in nats times N, memory-mapped shard by shard while it is put together.
+    """
+    folder = _exact_folder(run, queries)
+    bare = replace(run, store=None, settings={}, quality={})
+    specs = [
+        ExactSpec(run=bare, queries=tuple(queries), shard=i, out=str(shard_path(folder, i)))
+        for i in range(len(run.specs))
+    ]
+    todo = [s for s in specs if not Path(s.out).exists()]
+    workers.map(score_shard, todo, "Scoring every document exactly")
+    from pipelines.tokens import read_table
+
+    tables = [read_table(Path(s.out)) for s in specs]
+    return np.stack(
+        [np.concatenate([t.column(q.name).to_numpy() for t in tables]) for q in queries]
+    )
+
+
+def _exact_folder(run: Traced, queries: Sequence[Query]) -> Path:
+    first = run.specs[0]
+    key = key_of(
+        queries=[[q.name, q.prompt, q.completion, q.contrast] for q in queries],
+        curvature=Path(first.curvature).name,
+        damping=first.damping,
+        tokens=Path(first.tokens).name,
+    )
+    return run.root / "exact" / key
+
+
+# -- the trace ------------------------------------------------------------------------------------
+
+
+def trace(
+    run: Traced,
+    queries: Sequence[Query],
+    top: int,
+    candidates: int,
+    exact: bool,
+    workers: Workers,
+) -> Iterator[dict[str, Any]]:
+    """Trace queries to their training documents.
+
+    Args:
+        run: A finished run.
+        queries: What to explain.
+        top: Proponents and opponents to show.
+        candidates: Documents of each sign that the search passes on.
+        exact: Score every document from full gradients instead of searching the store.
+        workers: Where exact scoring runs.
+
+    Yields:
+        One trace a query, a plain dict (see ``docs/trace.md``); its files are already written.
+    """
+    everywhere = exact_everywhere(run, queries, workers) if exact or run.store is None else None
+    start = 0
+    for block in blocks(run, queries):
+        begun = time.perf_counter()
+        solved = solve(run, block)
+        seconds = {"query": time.perf_counter() - begun}
+        rows_QN = None if everywhere is None else everywhere[start : start + len(block)]
+        found = _search(run, solved, candidates, rows_QN)
+        seconds["search"] = time.perf_counter() - begun - seconds["query"]
+        union = sorted({int(r) for one in found for r in one["rows"]})
+        scored = score_documents(run, solved, union)
+        seconds["rerank"] = time.perf_counter() - begun - sum(seconds.values())
+        for position in range(len(block)):
+            yield _one(run, solved, position, found[position], scored, top, seconds)
+        start += len(block)
+
+
+def _search(
+    run: Traced, solved: Solved, candidates: int, everywhere_QN: np.ndarray | None
+) -> list[dict[str, Any]]:
+    """Candidates of both signs, and sums over all documents, for each query of the block."""
+    if everywhere_QN is not None:
+        return [_from_all(run, scores_N, candidates) for scores_N in everywhere_QN]
+    assert run.store is not None
+    spec = run.specs[0]
+    curvature = load_curvature(spec.curvature, str(language_model(spec.model).device))
+    query_QP = whitened_queries(
+        curvature, spec.damping, load_sketch(spec.sketch), solved.gradients
+    )
+    result = gradients_store.search(
+        run.store, query_QP.cpu().numpy(), top=candidates, group_by=("source", "language")
+    )
+    found = []
+    for q in range(len(solved.queries)):
+        rows = np.concatenate([result.proponents.rows[q], result.opponents.rows[q]])
+        scores = np.concatenate([result.proponents.scores[q], result.opponents.scores[q]])
+        histogram = result.histograms[q]
+        found.append(
+            {
+                "rows": rows,
+                "store": dict(zip(rows.tolist(), scores.tolist(), strict=True)),
+                "groups": {
+                    name: [
+                        {
+                            name: group.names[g],
+                            "documents": int(group.count[g]),
+                            "total": float(group.total[q, g]),
+                            "positive": float(group.positive[q, g]),
+                            "negative": float(group.negative[q, g]),
+                        }
+                        for g in range(len(group.names))
+                    ]
+                    for name, group in result.groups.items()
+                },
+                "edges": np.asarray(histogram.edges, dtype=float),
+                "counts": np.asarray(histogram.counts, dtype=int),
+                "how": "store, all documents, compressed",
+            }
+        )
+    return found
+
+
+def _from_all(run: Traced, scores_N: np.ndarray, candidates: int) -> dict[str, Any]:
+    order = np.argsort(-scores_N, kind="stable")
+    rows = np.unique(np.concatenate([order[:candidates], order[-candidates:]]))
+    counts, edges = np.histogram(scores_N, bins=60)
+    names = {
+        "source": np.array([x for s in run.specs for x in s.sources]),
+        "language": np.array([x for s in run.specs for x in s.languages]),
+    }
+    groups = {}
+    for column, values in names.items():
+        groups[column] = [
+            {
+                column: str(value),
+                "documents": int((values == value).sum()),
+                "total": float(scores_N[values == value].sum()),
+                "positive": float(scores_N[values == value].clip(min=0).sum()),
+                "negative": float(scores_N[values == value].clip(max=0).sum()),
+            }
+            for value in sorted(set(values.tolist()))
+        ]
+    return {
+        "rows": rows,
+        "store": {},
+        "groups": groups,
+        "edges": edges,
+        "counts": counts,
+        "how": "exact, all documents",
+    }
+
+
+def _one(
+    run: Traced,
+    solved: Solved,
+    q: int,
+    found: dict[str, Any],
+    scored: DocumentScores,
+    top: int,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Put one query's trace together and write its files."""
+    documents = len([i for s in run.specs for i in s.ids])
+    own = np.isin(scored.rows, found["rows"])
+    layers_LD = scored.layers_QLD[q][:, own]
+    total_D, rows = layers_LD.sum(axis=0), scored.rows[own]
+    order = np.argsort(-total_D, kind="stable")
+    chosen = {
+        "proponents": [i for i in order[:top] if total_D[i] > 0],
+        "opponents": [i for i in order[::-1][:top] if total_D[i] < 0],
+    }
+    table = _table(run, solved, q, found, scored, own)
+    shown = _rows(run, solved, q, rows, layers_LD, table, chosen)
+    folder = run.root / "traces" / trace_key(run, solved.queries[q])
+    result = {
+        "format": 1,
+        "query": _describe(run, solved, q),
+        "unit": UNIT,
+        "sign": SIGN,
+        "n_documents": documents,
+        "measurement": "loss(completion) - loss(contrast)"
+        if solved.queries[q].contrast is not None
+        else "loss(completion)",
+        **shown,
+        "sources": _groups(found["groups"]["source"], documents),
+        "languages": _groups(found["groups"]["language"], documents),
+        "layers": _layer_sums(run, layers_LD, chosen, documents),
+        "distribution": {
+            "edges": (found["edges"] / documents).tolist(),
+            "counts": found["counts"].tolist(),
+        },
+        "scored": {"documents": documents, "how": found["how"]},
+        "run": run.settings,
+        "quality": run.quality,
+        "seconds": {k: round(v, 3) for k, v in seconds.items()},
+        "folder": str(folder),
+    }
+    with new_file(folder / "scores.parquet") as temporary:
+        pq.write_table(table, temporary)
+    write_json(folder / "trace.json", result)
+    return result
+
+
+def trace_key(run: Traced, query: Query) -> str:
+    """The folder name of a query's trace in a run with these settings.
+
+    Returns:
+        A hash.
+    """
+    first = run.specs[0]
+    return key_of(
+        query=[query.prompt, query.completion, query.contrast],
+        curvature=Path(first.curvature).name,
+        damping=first.damping,
+        store=None if run.store is None else Path(first.store).parent.name,
+    )
+
+
+def _groups(groups: list[dict[str, Any]], documents: int) -> list[dict[str, Any]]:
+    scaled = [
+        {
+            **group,
+            "total": group["total"] / documents,
+            "mean": group["total"] / documents / max(1, group["documents"]),
+            "positive": group["positive"] / documents,
+            "negative": group["negative"] / documents,
+        }
+        for group in groups
+    ]
+    return sorted(scaled, key=lambda g: -abs(g["total"]))
+
+
+def _layer_sums(
+    run: Traced, layers_LD: np.ndarray, chosen: dict[str, list[int]], documents: int
+) -> list[dict[str, Any]]:
+    names = [layer.name for layer in layers_of(run.specs[0].model)]
+    return [
+        {
+            "layer": name,
+            **{sign: float(layers_LD[i][rows].sum() / documents) for sign, rows in chosen.items()},
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def _table(
+    run: Traced,
+    solved: Solved,
+    q: int,
+    found: dict[str, Any],
+    scored: DocumentScores,
+    own: np.ndarray,
+) -> pa.Table:
+    """All candidates with exact scores: what ``scores.parquet`` holds."""
+    ids = [i for s in run.specs for i in s.ids]
+    rows = scored.rows[own]
+    total_D = scored.layers_QLD[q].sum(axis=0)[own]
+    self_D = _self_influence(run, rows)
+    relative = normalised(
+        torch.from_numpy(total_D)[None], solved.self_influence_Q[q : q + 1].double(), self_D
+    )[0]
+    stored = [found["store"].get(int(r)) for r in rows]
+    return pa.table(
+        {
+            "id": [ids[int(r)] for r in rows],
+            "row": rows,
+            "score": total_D / len(ids),
+            "normalised": relative.numpy(),
+            "store_score": pa.array(
+                [None if s is None else s / len(ids) for s in stored], pa.float64()
+            ),
+            "self_influence": self_D.numpy() / len(ids),
+            "loss": scored.loss_D[own],
+        },
+        metadata={"unit": UNIT, "sign": SIGN, "n_documents": str(len(ids))},
+    )
+
+
+def _self_influence(run: Traced, rows: np.ndarray) -> Tensor:
+    if run.store is None:
+        return torch.full((len(rows),), float("nan"), dtype=torch.float64)
+    column = run.store.metadata().column("self_influence").take(pa.array(rows))
+    return torch.from_numpy(column.to_numpy().astype(np.float64))
+
+
+def _rows(
+    run: Traced,
+    solved: Solved,
+    q: int,
+    rows: np.ndarray,
+    layers_LD: np.ndarray,
+    table: pa.Table,
+    chosen: dict[str, list[int]],
+) -> dict[str, list[dict[str, Any]]]:
+    documents = len([i for s in run.specs for i in s.ids])
+    positions = sorted({i for group in chosen.values() for i in group})
+    heat = _token_heat(run, solved, q, [int(rows[i]) for i in positions])
+    texts = dict(
+        zip(positions, read_documents(run.corpus, [int(rows[i]) for i in positions]), strict=True)
+    )
+    names = [layer.name for layer in layers_of(run.specs[0].model)]
+
+    def row(rank: int, i: int) -> dict[str, Any]:
+        values = {k: table.column(k)[i].as_py() for k in table.column_names}
+        document = texts[i]
+        return {
+            "rank": rank,
+            "id": values["id"],
+            "source": document["source"],
+            "language": document["language"],
+            "score": values["score"],
+            "normalised": _number(values["normalised"]),
+            "store_score": values["store_score"],
+            "loss": values["loss"],
+            "n_tokens": len(heat[int(rows[i])]),
+            "self_influence": _number(values["self_influence"]),
+            "text": document["text"],
+            "tokens": [{"text": t, "score": s / documents} for t, s in heat[int(rows[i])]],
+            "layers": [
+                {"layer": name, "score": float(layers_LD[k, i] / documents)}
+                for k, name in enumerate(names)
+            ],
+            "meta": metadata(document),
+        }
+
+    return {
+        sign: [row(rank, i) for rank, i in enumerate(group, 1)] for sign, group in chosen.items()
+    }
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _token_heat(
+    run: Traced, solved: Solved, q: int, rows: Sequence[int]
+) -> dict[int, list[tuple[str, float]]]:
+    """For each document, its tokens with their share of the score (chunks joined)."""
+    own = {name: values_QOI[q : q + 1] for name, values_QOI in solved.directions.items()}
+    heat: dict[int, list[tuple[int, float]]] = {}
+    for spec in run.specs:
+        wanted = {r for r in rows if spec.first <= r < spec.first + len(spec.ids)}
+        if not wanted:
+            continue
+        loaded, layers = language_model(spec.model), layers_of(spec.model)
+        chunks = [
+            c for c in read_chunks(shard_path(Path(spec.tokens), spec.shard)) if c.document in wanted
+        ]
+        for chunk in chunks:
+            batch = collate([chunk], loaded.pad_id).to(loaded.device)
+            scores_T = token_scores(loaded.model, layers, batch, own)[0, 0].double().cpu().tolist()
+            pairs = list(zip(chunk.tokens.tolist(), scores_T, strict=True))
+            before = heat.setdefault(chunk.document, [])
+            if before and chunk.chunk > 0:  # chunks overlap by one token
+                last = before.pop()
+                pairs[0] = (last[0], last[1] + pairs[0][1])
+            before.extend(pairs)
+    tokenizer = language_model(run.specs[0].model).tokenizer
+    return {
+        row: list(zip(token_texts(tokenizer, [t for t, _ in pairs]), [s for _, s in pairs], strict=True))
+        for row, pairs in heat.items()
+    }
+
+
+@torch.no_grad()
+def _describe(run: Traced, solved: Solved, q: int) -> dict[str, Any]:
+    """The query's tokens, and what the model itself would say."""
+    loaded = language_model(run.specs[0].model)
+    query, chunk = solved.queries[q], solved.chunks[q]
+    losses_T = solved.forward.token_loss_BT[q].tolist()
+    texts = token_texts(loaded.tokenizer, chunk.tokens.tolist())
+    first = int(np.flatnonzero(chunk.loss)[0])
+    count = int(chunk.loss.sum())
+    ids = torch.tensor(chunk.tokens[:first].tolist(), device=loaded.device)[None]
+    logits = loaded.model(input_ids=ids, use_cache=False).logits[0, -1].double().softmax(-1)
+    best = logits.topk(min(5, len(logits)))
+    loss = float(solved.forward.loss_B[q])
+    return {
+        "id": query.name,
+        "prompt": query.prompt or "",
+        "completion": query.completion,
+        "contrast": query.contrast,
+        "tokens": [
+            {
+                "text": text,
+                "completion": bool(chunk.loss[t]),
+                "log_probability": -losses_T[t - 1] if chunk.loss[t] else None,
+            }
+            for t, text in enumerate(texts)
+        ],
+        "log_probability": -loss,
+        "perplexity": float(np.exp(loss / max(1, count))),
+        "most_likely": [
+            {"text": loaded.tokenizer.decode([i]), "probability": p}
+            for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ],
+        "greedy": greedy(loaded, chunk.tokens[:first], max(8, count)),
+    }
+
+
+@torch.no_grad()
+def greedy(loaded: Any, tokens: np.ndarray, count: int) -> str:
+    """What the model itself would say, token by token.
+
+    Args:
+        loaded: The model.
+        tokens: The prompt's token ids.
+        count: Most tokens to say.
+
+    Returns:
+        Decoded text, up to the end of the sequence or of the line.
+    """
+    ids = list(map(int, tokens))
+    said: list[int] = []
+    for _ in range(count):
+        if len(ids) >= loaded.max_tokens:
+            break
+        batch = torch.tensor([ids], device=loaded.device)
+        token = int(loaded.model(input_ids=batch, use_cache=False).logits[0, -1].argmax())
+        if token == loaded.tokenizer.eos_token_id:
+            break
+        ids.append(token)
+        said.append(token)
+    return str(loaded.tokenizer.decode(said))

@@ -1,0 +1,450 @@
+"""Stage 2 (only where asked): a tokenizer and a small causal LM from the corpus, or fine-tuning.
+
+A plain, readable loop with transformers' own models.  The order of the documents is a pure function
+of (seed, epoch), and checkpoints hold the optimizer's state by parameter name, so that a killed
+training goes on from its last checkpoint to the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from influence.documents.gradients import logits_of, token_losses
+from influence.models import fingerprint
+from influence.sources import fingerprint_tokenizer
+from influence.text import Chunk, collate
+from pipelines.cluster import Workers, report_share
+from pipelines.config import RunConfig
+from pipelines.corpus import DOCUMENTS, shards
+from pipelines.errors import RunError
+from pipelines.run_folder import Stage, key_of, seal, write_json
+from pipelines.tokens import read_chunks
+from pipelines.worker import device_here
+
+BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+
+
+# -- tokenizer --------------------------------------------------------------------------------------
+
+
+def build_tokenizer(config: RunConfig, root: Path, corpus: Stage) -> Stage:
+    """Train a byte-level BPE tokenizer on the corpus; run again to reuse it.
+
+    Args:
+        config: The run.
+        root: The run's folder.
+        corpus: The sealed corpus.
+
+    Returns:
+        The sealed stage; its folder loads as a Hugging Face tokenizer.
+    """
+    stage = Stage(
+        "tokenizer", key_of(corpus=corpus.info()["content"], vocabulary=config.vocabulary), root
+    )
+    if stage.is_sealed():
+        return stage
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    stage.path.mkdir(parents=True, exist_ok=True)
+    _train_bpe(corpus.path / DOCUMENTS, config.vocabulary).save_pretrained(stage.path)
+    return seal(stage, {"fingerprint": fingerprint_tokenizer(stage.path)})
+
+
+def _train_bpe(documents: Path, vocabulary: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = pq.read_table(documents, columns=["text"]).column("text").to_pylist()
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD
+    )
+
+
+# -- model ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """One training; everything here but ``out`` and ``device`` changes its bytes."""
+
+    tokens: str
+    """Folder of the sealed token shards."""
+    tokenizer: str
+    """Folder or id of the tokenizer."""
+    start: str | None
+    """Model to go on from; None: from scratch."""
+    gguf_file: str | None
+    revision: str | None
+    sizes: tuple[tuple[str, Any], ...]
+    """Architecture and sizes of a model from scratch."""
+    epochs: float
+    batch_documents: int
+    learning_rate: float
+    warmup: float
+    weight_decay: float
+    seed: int
+    threads: int
+    checkpoints: int
+    device: str
+    out: str
+
+
+def build_model(
+    config: RunConfig, root: Path, tokens: Stage, tokenizer: dict[str, Any], workers: Workers
+) -> Stage:
+    """Train the model as one task on one worker; run again to resume from the last checkpoint.
+
+    Args:
+        config: The run, with ``train`` not ``none``.
+        root: The run's folder.
+        tokens: The sealed token shards.
+        tokenizer: ``source`` and ``fingerprint`` of the tokenizer.
+        workers: Where to run.
+
+    Returns:
+        The sealed stage: safetensors, tokenizer, ``checkpoints/``; its info holds the losses.
+    """
+    spec = _plan(config, tokens, tokenizer)
+    settings = {k: v for k, v in asdict(spec).items() if k not in ("out", "device", "tokens")}
+    settings["start"] = _start_fingerprint(config)
+    settings["tokenizer"] = tokenizer["fingerprint"]
+    stage = Stage("model", key_of(tokens=tokens.key, **settings), root)
+    if stage.is_sealed():
+        return stage
+    spec = TrainSpec(**{**vars(spec), "out": str(stage.path)})
+    label = "Training the model" if spec.start is None else "Fine-tuning the model"
+    [info] = workers.map(train, [spec], label)
+    return seal(stage, {**info, "fingerprint": fingerprint(stage.path)})
+
+
+def _start_fingerprint(config: RunConfig) -> str | None:
+    if config.model is None:
+        return None
+    return fingerprint(config.model, revision=config.revision, gguf_file=config.gguf_file)
+
+
+def _plan(config: RunConfig, tokens: Stage, tokenizer: dict[str, Any]) -> TrainSpec:
+    sizes = ("architecture", "hidden_size", "mlp_size", "blocks", "heads", "max_tokens")
+    return TrainSpec(
+        tokens=str(tokens.path),
+        tokenizer=tokenizer["source"],
+        start=config.model,
+        gguf_file=config.gguf_file,
+        revision=config.revision,
+        sizes=tuple((n, getattr(config, n)) for n in sizes) if config.model is None else (),
+        epochs=config.epochs,
+        batch_documents=config.batch_documents,
+        learning_rate=config.learning_rate,
+        warmup=config.warmup,
+        weight_decay=config.weight_decay,
+        seed=config.train_seed,
+        threads=config.train_threads,
+        checkpoints=config.checkpoints,
+        device=config.device,
+        out="",
+    )
+
+
+def train(spec: TrainSpec) -> dict[str, Any]:
+    """Train from the last checkpoint, or from the start (runs on a worker).
+
+    Args:
+        spec: The training.
+
+    Returns:
+        Steps, parameters and the loss by step (mean nats per token, ten points).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(spec.threads)
+    try:
+        return _train(spec)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(spec: TrainSpec) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    out, device = Path(spec.out), torch.device(device_here(spec.device))
+    chunks = [c for path in _shard_paths(spec.tokens) for c in read_chunks(path)]
+    tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer, trust_remote_code=False)
+    model = start_model(spec, tokenizer).to(device).train()
+    optimizer = make_optimizer(model, spec.learning_rate, spec.weight_decay)
+    plan = Plan.of(spec, len(chunks))
+    state = resume(out / "checkpoints", model, optimizer)
+    losses: list[tuple[int, float]] = [tuple(x) for x in state["losses"]]  # type: ignore[misc]
+    for step, rows in plan.batches(from_step=state["step"]):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.learning_rate(step)
+        batch = collate([chunks[i] for i in rows], tokenizer.pad_token_id or 0).to(device)
+        loss = token_losses(logits_of(model, batch), batch.targets).sum() / batch.n_loss_tokens
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % max(1, plan.steps // 100) == 0:
+            report_share(step / plan.steps)
+            losses.append((step, _finite(float(loss), step)))
+        if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
+            checkpoint(out / "checkpoints", step + 1, model, optimizer, losses)
+    model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    write_json(out / "training.json", {**asdict(spec), "out": "", "losses": losses, "device": str(device)})
+    return {"steps": plan.steps, "parameters": _count(model), "losses": losses[:: max(1, len(losses) // 10)]}
+
+
+def _finite(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
+        raise RunError(
+            f"Training: the loss at step {step} is {loss}, a finite number was expected. "
+            "Lower `learning_rate`; checkpoints before this step are kept."
+        )
+    return loss
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _shard_paths(folder: str) -> Iterator[Path]:
+    path = Path(folder)
+    return shards(Stage(path.parent.name, path.name, path.parent.parent))
+
+
+def start_model(spec: TrainSpec, tokenizer: Any) -> nn.Module:
+    """The model that training starts from.
+
+    Args:
+        spec: The training.
+        tokenizer: Its vocabulary's size and special tokens decide the embeddings.
+
+    Returns:
+        A transformers causal LM in float32, without dropout.
+    """
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+    torch.manual_seed(spec.seed)
+    if spec.start is not None:
+        extra = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
+        model = AutoModelForCausalLM.from_pretrained(
+            spec.start, revision=spec.revision, dtype=torch.float32, trust_remote_code=False, **extra
+        )
+        if hasattr(model.config, "quantization_config"):  # GGUF, dequantised on loading
+            del model.config.quantization_config
+            model.is_quantized = False
+        return model  # type: ignore[no-any-return]
+    sizes = dict(spec.sizes)
+    shared = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if sizes["architecture"] == "llama":
+        config = LlamaConfig(
+            hidden_size=sizes["hidden_size"],
+            intermediate_size=sizes["mlp_size"],
+            num_hidden_layers=sizes["blocks"],
+            num_attention_heads=sizes["heads"],
+            num_key_value_heads=sizes["heads"],
+            max_position_embeddings=sizes["max_tokens"],
+            tie_word_embeddings=False,
+            **shared,
+        )
+    else:
+        config = GPT2Config(
+            n_embd=sizes["hidden_size"],
+            n_inner=sizes["mlp_size"],
+            n_layer=sizes["blocks"],
+            n_head=sizes["heads"],
+            n_positions=sizes["max_tokens"],
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **shared,
+        )
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which documents at which step, and the learning rate; pure functions of the settings."""
+
+    documents: int
+    batch: int
+    steps: int
+    every: int
+    peak: float
+    warmup: int
+    seed: int
+
+    @classmethod
+    def of(cls, spec: TrainSpec, documents: int) -> Plan:
+        """The plan of a training over so many chunks.
+
+        Returns:
+            The plan.
+        """
+        steps = max(1, round(spec.epochs * math.ceil(documents / spec.batch_documents)))
+        return cls(
+            documents=documents,
+            batch=spec.batch_documents,
+            steps=steps,
+            every=max(1, math.ceil(steps / spec.checkpoints)),
+            peak=spec.learning_rate,
+            warmup=max(1, int(spec.warmup * steps)),
+            seed=spec.seed,
+        )
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then linear decay to nearly nothing.
+
+        Returns:
+            The learning rate of a step.
+        """
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        return self.peak * max(0.02, (self.steps - step) / max(1, self.steps - self.warmup))
+
+    def batches(self, from_step: int) -> Iterator[tuple[int, list[int]]]:
+        """Batches of shuffled rows, from a step on.
+
+        Yields:
+            ``(step, rows)``.
+        """
+        a_pass = math.ceil(self.documents / self.batch)
+        for step in range(from_step, self.steps):
+            epoch, position = divmod(step, a_pass)
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.documents)
+            yield step, order[position * self.batch : (position + 1) * self.batch].tolist()
+
+
+def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only.
+
+    Returns:
+        The optimizer; its groups permute the order of the parameters, hence states by name.
+    """
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+    )
+
+
+# -- checkpoints ------------------------------------------------------------------------------------
+
+
+def checkpoint(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: Sequence[tuple[int, float]],
+) -> Path:
+    """Write weights and optimizer state under a temporary name, then rename the folder.
+
+    Args:
+        folder: The checkpoints' folder.
+        step: Steps done.
+        model: The model.
+        optimizer: Its state is saved by parameter name.
+        losses: Losses so far.
+
+    Returns:
+        ``folder/step-000123``.
+    """
+    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
+    save_file(optimizer_state(model, optimizer), temporary / "optimizer.safetensors")
+    lr = optimizer.param_groups[0]["lr"]
+    write_json(temporary / "state.json", {"step": step, "learning_rate": lr, "losses": list(losses)})
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    return final
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments keyed by parameter name, ``<name>/exp_avg`` and so on.
+
+    Returns:
+        Contiguous tensors.
+    """
+    state = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return state
+
+
+def load_optimizer_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]
+) -> None:
+    """Put moments back, by parameter name, whatever the order of the groups.
+
+    Args:
+        model: The model that the optimizer steps.
+        optimizer: Receives the state.
+        state: As ``optimizer_state`` gave it.
+    """
+    for name, parameter in model.named_parameters():
+        own = {k.rpartition("/")[2]: v for k, v in state.items() if k.rpartition("/")[0] == name}
+        if own:
+            optimizer.state[parameter] = {
+                k: v.clone() if k == "step" else v.to(parameter) for k, v in own.items()
+            }
+
+
+def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load the newest checkpoint into a model and its optimizer.
+
+    Returns:
+        ``step`` and ``losses``; zero and empty without a checkpoint.
+    """
+    found = sorted(folder.glob("step-*"))
+    if not found:
+        return {"step": 0, "losses": []}
+    weights: dict[str, Tensor] = {}
+    for file in sorted(found[-1].glob("model*.safetensors")):
+        weights |= load_file(file)
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    if set(missing) - tied:
+        raise RunError(
+            f"Checkpoint {found[-1]}: lacks {sorted(missing)[:3]}, all weights were expected. "
+            "Remove this folder and run again."
+        )
+    load_optimizer_state(model, optimizer, load_file(found[-1] / "optimizer.safetensors"))
+    return dict(json.loads((found[-1] / "state.json").read_text("utf-8")))
