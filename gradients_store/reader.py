@@ -20,7 +20,7 @@ from gradients_store import storage
 from gradients_store.errors import MissingShard, NotAStore, Truncated, UnknownName
 from gradients_store.quantise import dequantise
 from gradients_store.schema import METADATA_COLUMNS, Header, check_same, header_from_dict, nearest
-from gradients_store.writer import MANIFEST, ShardInfo, shard_from_dict
+from gradients_store.writer import MANIFEST, ShardInfo, shard_from_dict, shard_name
 
 _MANIFEST_KEYS = {"header", "n_documents", "bytes", "shards", "quality"}
 _SUGGESTIONS = 10_000

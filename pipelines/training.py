@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from influence.documents.gradients import logits_of, token_losses
+from influence.documents.gradients import logits_of
 from influence.models import fingerprint
 from influence.sources import fingerprint_tokenizer
-from influence.text import Chunk, collate
+from influence.text import Batch, collate
 from pipelines.cluster import Workers, report_share
 from pipelines.config import RunConfig
 from pipelines.corpus import DOCUMENTS, shards
@@ -195,27 +195,38 @@ def _train(spec: TrainSpec) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer, trust_remote_code=False)
     model = start_model(spec, tokenizer).to(device).train()
     optimizer = make_optimizer(model, spec.learning_rate, spec.weight_decay)
-    plan = Plan.of(spec, len(chunks))
+    plan = Plan.of(spec, [len(chunk.tokens) for chunk in chunks])
     state = resume(out / "checkpoints", model, optimizer)
     losses: list[tuple[int, float]] = [tuple(x) for x in state["losses"]]  # type: ignore[misc]
     for step, rows in plan.batches(from_step=state["step"]):
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate(step)
         batch = collate([chunks[i] for i in rows], tokenizer.pad_token_id or 0).to(device)
-        loss = token_losses(logits_of(model, batch), batch.targets).sum() / batch.n_loss_tokens
+        loss = mean_loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % max(1, plan.steps // 100) == 0:
             report_share(step / plan.steps)
-            losses.append((step, _finite(float(loss), step)))
+            losses.append((step, _finite(loss.item(), step)))
         if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
             checkpoint(out / "checkpoints", step + 1, model, optimizer, losses)
     model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
     write_json(out / "training.json", {**asdict(spec), "out": "", "losses": losses, "device": str(device)})
     return {"steps": plan.steps, "parameters": _count(model), "losses": losses[:: max(1, len(losses) // 10)]}
+
+
+def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean loss of a batch's counted tokens, in nats a token.
+
+    Returns:
+        A scalar.
+    """
+    counted_BT = batch.targets != -100
+    logits_KV = logits_of(model, batch)[counted_BT]
+    return nn.functional.cross_entropy(logits_KV, batch.targets[counted_BT])
 
 
 def _finite(loss: float, step: int) -> float:
@@ -295,7 +306,7 @@ def start_model(spec: TrainSpec, tokenizer: Any) -> nn.Module:
 class Plan:
     """Which documents at which step, and the learning rate; pure functions of the settings."""
 
-    documents: int
+    lengths: tuple[int, ...]
     batch: int
     steps: int
     every: int
@@ -304,15 +315,15 @@ class Plan:
     seed: int
 
     @classmethod
-    def of(cls, spec: TrainSpec, documents: int) -> Plan:
-        """The plan of a training over so many chunks.
+    def of(cls, spec: TrainSpec, lengths: Sequence[int]) -> Plan:
+        """The plan of a training over chunks of these lengths.
 
         Returns:
             The plan.
         """
-        steps = max(1, round(spec.epochs * math.ceil(documents / spec.batch_documents)))
+        steps = max(1, round(spec.epochs * math.ceil(len(lengths) / spec.batch_documents)))
         return cls(
-            documents=documents,
+            lengths=tuple(lengths),
             batch=spec.batch_documents,
             steps=steps,
             every=max(1, math.ceil(steps / spec.checkpoints)),
@@ -332,16 +343,26 @@ class Plan:
         return self.peak * max(0.02, (self.steps - step) / max(1, self.steps - self.warmup))
 
     def batches(self, from_step: int) -> Iterator[tuple[int, list[int]]]:
-        """Batches of shuffled rows, from a step on.
+        """Batches of rows of similar length in random order, from a step on.
 
         Yields:
             ``(step, rows)``.
         """
-        a_pass = math.ceil(self.documents / self.batch)
+        a_pass = math.ceil(len(self.lengths) / self.batch)
+        epoch, cuts = -1, []
         for step in range(from_step, self.steps):
-            epoch, position = divmod(step, a_pass)
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.documents)
-            yield step, order[position * self.batch : (position + 1) * self.batch].tolist()
+            if step // a_pass != epoch:
+                epoch = step // a_pass
+                cuts = self._cuts(epoch)
+            yield step, cuts[step % a_pass]
+
+    def _cuts(self, epoch: int) -> list[list[int]]:
+        """One pass: shuffled, sorted by length with some noise, cut, and the batches shuffled."""
+        generator = np.random.default_rng([self.seed, epoch])
+        noise = generator.uniform(0.85, 1.15, len(self.lengths))
+        order = np.argsort(np.array(self.lengths) * noise, kind="stable")
+        cuts = [order[i : i + self.batch].tolist() for i in range(0, len(order), self.batch)]
+        return [cuts[i] for i in generator.permutation(len(cuts))]
 
 
 def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
