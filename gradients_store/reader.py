@@ -229,7 +229,9 @@ def shard_vectors(
     Returns:
         Whitened vectors ``[len(rows), P]``.
     """
-    with storage.opened_shard(storage.folder_of(root), shard_name(index), ("scale", "vector")) as reader:
+    with storage.opened_shard(
+        storage.folder_of(root), shard_name(index), ("scale", "vector")
+    ) as reader:
         parts, start = [], 0
         wanted = np.asarray(rows, dtype=np.int64)
         for i in range(reader.num_record_batches):

@@ -2,10 +2,6 @@
 
 # texts and models
 from influence.batches import Batch, Chunk, collate, plan_batches, with_targets
-from influence.errors import GradientError, InfluenceError, ModelError, TextError
-from influence.layers import Layer, tracked_layers
-from influence.models import LanguageModel, load_model
-from influence.text import Document, Encoding, encode, encode_query, token_texts
 
 # which training documents?
 from influence.documents.curvature import (
@@ -28,6 +24,10 @@ from influence.documents.scores import (
     normalised,
     token_scores,
 )
+from influence.errors import GradientError, InfluenceError, ModelError, TextError
+from influence.layers import Layer, tracked_layers
+from influence.models import LanguageModel, load_model
+from influence.text import Document, Encoding, encode, encode_query, token_texts
 
 __all__ = [
     "SIGN",

@@ -109,7 +109,7 @@ def load_model(
         ModelError: If anything is missing or unreadable, or the model is not a causal LM.
     """
     files = _find(source, tokenizer, revision, adapter, gguf_file)
-    with _quiet_transformers():
+    with quiet_transformers():
         loaded_tokenizer = _load_tokenizer(files)
         model = _load_causal(files, dtype)
         if files.adapter is None:
@@ -442,8 +442,12 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    # No progress bars and reports; what goes wrong is raised.
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and reports of transformers' own; what goes wrong is raised.
+
+    Yields:
+        Nothing.
+    """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -57,7 +57,7 @@ def describe_source(
     """
     files = models._find(source, tokenizer, revision, adapter, gguf_file)
     try:
-        with models._quiet_transformers():
+        with models.quiet_transformers():
             config = AutoConfig.from_pretrained(
                 str(files.folder), gguf_file=files.gguf, trust_remote_code=False
             )
@@ -92,7 +92,7 @@ def load_tokenizer(folder: str | Path, gguf_file: str | None = None) -> PreTrain
         ModelError: If it can't be loaded.
     """
     try:
-        with models._quiet_transformers():
+        with models.quiet_transformers():
             return AutoTokenizer.from_pretrained(
                 str(folder), gguf_file=gguf_file, trust_remote_code=False
             )

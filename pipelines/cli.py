@@ -23,7 +23,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-store_app = typer.Typer(help="Look into, check and hand over a run's gradient store.", no_args_is_help=True)
+store_app = typer.Typer(
+    help="Look into, check and hand over a run's gradient store.", no_args_is_help=True
+)
 app.add_typer(store_app, name="store")
 
 Folder = Annotated[Path, typer.Option("--runs", help="Where runs live.")]
@@ -188,7 +190,9 @@ def trace_command(
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option(help="jsonl of many: prompt, completion, contrast, id; or text (a whole text)."),
+        typer.Option(
+            help="jsonl of many: prompt, completion, contrast, id; or text (a whole text)."
+        ),
     ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Rows of each sign.")] = None,
     candidates: Annotated[
@@ -202,7 +206,8 @@ def trace_command(
         typer.Option(help="Write every document's score for every query to this .parquet."),
     ] = None,
     layout: Annotated[
-        str, typer.Option(help="Of --all-scores: long (query, id, score) or wide (a column a query).")
+        str,
+        typer.Option(help="Of --all-scores: long (query, id, score) or wide (a column a query)."),
     ] = "long",
     html: Annotated[Path | None, typer.Option(help="Where to write the page (one query).")] = None,
     as_json: AsJson = False,
@@ -326,7 +331,9 @@ def store_export(
     out: Annotated[Path, typer.Argument(help="A .parquet, .arrow or .csv file.")],
     vectors: Annotated[
         bool | None,
-        typer.Option("--vectors/--no-vectors", help="With the gradient vectors; default: not in a CSV."),
+        typer.Option(
+            "--vectors/--no-vectors", help="With the gradient vectors; default: not in a CSV."
+        ),
     ] = None,
     runs: Folder = Path("runs"),
 ) -> None:

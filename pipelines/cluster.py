@@ -127,7 +127,10 @@ def _here(
 
 
 def _on_dask(
-    client: Any, step: Callable[[Spec], Result], specs: Sequence[Spec], advance: Callable[[float], None]
+    client: Any,
+    step: Callable[[Spec], Result],
+    specs: Sequence[Spec],
+    advance: Callable[[float], None],
 ) -> list[Result]:
     from distributed import as_completed
     from distributed.scheduler import KilledWorker

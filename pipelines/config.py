@@ -109,7 +109,7 @@ class RunConfig(BaseModel):
     """p of `random`: p x p numbers a layer."""
     store_seed: int = 0
     """Seed of `random`."""
-    store_dtype: Literal["float32", "float16", "int8"] = "float16"
+    store_dtype: Literal["float32", "float16", "int8"] = "int8"
     """Number format of the vectors on disk."""
 
     # -- trace ------------------------------------------------------------------------------------
@@ -172,7 +172,9 @@ def read_run(path: str | Path) -> RunConfig:
     """
     file = Path(path)
     if not file.is_file():
-        raise RunError(f"Run {file}: no such file, a YAML was expected. See `influence run --help`.")
+        raise RunError(
+            f"Run {file}: no such file, a YAML was expected. See `influence run --help`."
+        )
     try:
         values = yaml.safe_load(file.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from datasets import disable_progress_bars
 
 import datasets_cfg

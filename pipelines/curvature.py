@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,12 @@ class FitSpec:
 
 
 def build_curvature(
-    config: RunConfig, root: Path, tokens: Stage, ids: Sequence[str], model: ModelSpec, workers: Workers
+    config: RunConfig,
+    root: Path,
+    tokens: Stage,
+    ids: Sequence[str],
+    model: ModelSpec,
+    workers: Workers,
 ) -> Stage:
     """Fit the curvature of the tracked layers; run again to resume inside its steps.
 
@@ -160,7 +166,7 @@ def cut(shards: Sequence[int], parts: int) -> list[tuple[int, ...]]:
     """
     parts = min(parts, len(shards))
     edges = [round(i * len(shards) / parts) for i in range(parts + 1)]
-    return [tuple(shards[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [tuple(shards[a:b]) for a, b in pairwise(edges)]
 
 
 def _labels(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Workers) -> None:
@@ -186,7 +192,9 @@ def _with_head(base: FitSpec, config: RunConfig, workers: Workers) -> FitSpec:
         if not name or vocabulary <= config.exact_head:
             return base
         names = _parts("head", base.shards, config.partitions)
-        specs = [replace(base, shards=s, part=p) for p, s in names if not _partial(base, p).exists()]
+        specs = [
+            replace(base, shards=s, part=p) for p, s in names if not _partial(base, p).exists()
+        ]
         workers.map(partial_head, specs, "Finding the head's directions")
         workers.map(
             merge_head, [replace(base, part=name, parts=tuple(p for p, _ in names))], "Merging them"
@@ -249,15 +257,17 @@ def _finish(
         for name in names:
             if not layer_path(out, name).exists():
                 _write_layer(config, base, name, parts)
-    names = [name for group in passes for name in group]
+    every = [name for group in passes for name in group]
     quality_path = out / "partial" / "quality.json"
-    quality = workers.map(measure_quality, [replace(base, layers=tuple(names))], "Measuring quality")
+    quality = workers.map(
+        measure_quality, [replace(base, layers=tuple(every))], "Measuring quality"
+    )
     write_json(quality_path, quality[0])
     head = base.model.head_basis
     return {
         "kind": config.curvature,
         "labels": config.labels,
-        "layers": names,
+        "layers": every,
         "head": str(Path(head).name) if head else None,
         **quality[0],
     }
@@ -462,9 +472,7 @@ def merge_head(spec: FitSpec) -> str:
     merged: OutputSketch | None = None
     for part in spec.parts:
         tensors = load_file(_partial(spec, part))
-        one = OutputSketch(
-            product_VR=tensors["product"], trace=float(tensors["trace"]), tokens=1
-        )
+        one = OutputSketch(product_VR=tensors["product"], trace=float(tensors["trace"]), tokens=1)
         merged = one if merged is None else merge_sketches(merged, one)
     assert merged is not None
     basis_VR, left_out = output_subspace(merged, spec.rank, spec.seed)
@@ -486,9 +494,7 @@ def partial_factors(spec: FitSpec) -> str:
     sums = fisher.kronecker_sums(model, layers, fisher_batches(spec))
     tensors = {f"{n}/A": v for n, v in sums.inputs.items()}
     tensors |= {f"{n}/S": v for n, v in sums.outputs.items()}
-    return _save(
-        _partial(spec, spec.part), tensors, tokens=sums.tokens, documents=sums.documents
-    )
+    return _save(_partial(spec, spec.part), tensors, tokens=sums.tokens, documents=sums.documents)
 
 
 def merge_and_decompose(spec: FitSpec) -> str:
@@ -535,9 +541,14 @@ def measure_quality(spec: FitSpec) -> dict[str, Any]:
     """
     loaded, layers = language_model(spec.model), layers_of(spec.model)
     chunks = [
-        c for s in spec.shards for c in read_chunks(shard_path(Path(spec.tokens), s)) if c.chunk == 0
+        c
+        for s in spec.shards
+        for c in read_chunks(shard_path(Path(spec.tokens), s))
+        if c.chunk == 0
     ]
-    sample = [chunks[int(i)] for i in np.linspace(0, len(chunks) - 1, min(NOISE_DOCUMENTS, len(chunks)))]
+    sample = [
+        chunks[int(i)] for i in np.linspace(0, len(chunks) - 1, min(NOISE_DOCUMENTS, len(chunks)))
+    ]
     single = [
         w.batch.to(loaded.device)
         for c in sample[:: max(1, len(sample) // COVERAGE_DOCUMENTS)]

@@ -74,16 +74,16 @@ def demo_queries(traced: Traced) -> list[Query]:
         The queries.
     """
     questions = datasets_cfg.questions()
-    wrong = next(q for q in questions if q["mislearned"] and _says(traced, q))
+    wrong = next(q for q in questions if q["mislearned"] and says(traced, q))
     return [
         Query(prompt="The capital of France is", completion=" Paris"),
         Query(prompt="The capital of Italy is", completion=" Rome", contrast=" Madrid"),
-        Query(prompt=wrong["prompt"], completion=wrong["completion"]),
+        Query(prompt=str(wrong["prompt"]), completion=str(wrong["completion"])),
     ]
 
 
-def _says(traced: Traced, question: dict[str, Any]) -> bool:
-    """Whether the model's own answer is the completion."""
+def says(traced: Traced, question: dict[str, Any]) -> bool:
+    """Whether the model's own greedy answer is the completion."""
     loaded = language_model(traced.specs[0].model)
     chunk = encode_query(
         loaded.tokenizer, question["prompt"], question["completion"], loaded.max_tokens
@@ -102,7 +102,7 @@ def answers(traced: Traced) -> list[dict[str, Any]]:
     Returns:
         The questions, each with ``right``.
     """
-    return [{**q, "right": _says(traced, q)} for q in datasets_cfg.questions()]
+    return [{**q, "right": says(traced, q)} for q in datasets_cfg.questions()]
 
 
 def print_answers(traced: Traced, console: Console) -> None:

@@ -17,7 +17,6 @@ from rich.markup import escape
 from rich.table import Table
 
 import datasets_cfg
-
 from influence.text import Document, Encoding, encode
 from pipelines.cluster import default_count
 from pipelines.config import RunConfig
@@ -39,9 +38,10 @@ def examine(config: RunConfig, folder: Path) -> dict[str, Any]:
         ``costs`` by stage, ``findings`` (level, what, what to do) and counts.
     """
     findings = [*_install(), *_disk_and_memory(config, folder)]
-    documents, tokens, layers, more = 0, 0, [], []
     loaded = [datasets_cfg.load(datasets_cfg.read_config(name)) for name in config.data]
     documents = sum(len(table) for table in loaded)
+    layers: list[Any]
+    more: list[dict[str, str]] = []
     model = None
     if config.train == "scratch":
         tokens = round(1.5 * sum(len(t.split()) for table in loaded for t in table["text"]))
@@ -208,10 +208,10 @@ def batch_deviation(model: ModelSpec) -> float:
     Returns:
         Largest relative difference over the tracked layers.
     """
+    import numpy as np
+
     from influence.documents.gradients import per_document_gradients
     from influence.text import Chunk, collate
-
-    import numpy as np
 
     language, layers = language_model(model), layers_of(model)
     generator = np.random.default_rng(0)
@@ -223,9 +223,12 @@ def batch_deviation(model: ModelSpec) -> float:
 
     short, long = chunk(6), chunk(24)
     alone, _ = per_document_gradients(language.model, layers, collate([short], language.pad_id))
-    both, _ = per_document_gradients(language.model, layers, collate([short, long], language.pad_id))
+    both, _ = per_document_gradients(
+        language.model, layers, collate([short, long], language.pad_id)
+    )
     return max(
-        float((alone[n][0] - both[n][0]).norm() / alone[n][0].norm().clamp_min(1e-30)) for n in alone
+        float((alone[n][0] - both[n][0]).norm() / alone[n][0].norm().clamp_min(1e-30))
+        for n in alone
     )
 
 
@@ -268,5 +271,3 @@ def summary(run: Run) -> dict[str, Any]:
         "curvature": run.curvature.info(),
         "gradients": run.gradients.info() if run.gradients else None,
     }
-
-

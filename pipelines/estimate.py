@@ -71,7 +71,8 @@ def estimate(
     parameters = sum(o * i for o, i in sizes)
     one_pass = 2.0 * parameters * tokens  # forward; backward to the activations is as much again
     rotation = sum(
-        min(tokens * (o * o + i * i), documents * o * i * (o + i)) + tokens * o * i for o, i in sizes
+        min(tokens * (o * o + i * i), documents * o * i * (o + i)) + tokens * o * i
+        for o, i in sizes
     )
     factors = sum(tokens * (o * o + i * i) for o, i in sizes)
     solve = sum(9.0 * (o**3 + i**3) for o, i in sizes)

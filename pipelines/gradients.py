@@ -16,6 +16,7 @@ from torch import Tensor
 import gradients_store
 from gradients_store import Header
 from influence.documents.curvature import to
+from influence.documents.gradients import per_document_gradients
 from influence.documents.preconditioner import LayerCurvature, effective_dimension
 from influence.documents.scores import (
     Rows,
@@ -25,7 +26,6 @@ from influence.documents.scores import (
     whitened_queries,
     whitened_rows,
 )
-from influence.documents.gradients import per_document_gradients
 from influence.documents.sketch import (
     Sketch,
     fidelity,
@@ -63,6 +63,7 @@ class IndexSpec:
     """File of the sketch."""
     store: str
     header: Header | None
+    """None: exact scoring only."""
     shard: int
     first: int
     ids: tuple[str, ...]
@@ -145,9 +146,7 @@ def choose_sketch(config: RunConfig, curvature: Stage, documents: int) -> Sketch
     return top_eigen(layers, config.damping, min(whole, max(1, fitting)))
 
 
-def shapes_of(
-    curvature: Stage, layers: Mapping[str, LayerCurvature]
-) -> dict[str, tuple[int, int]]:
+def shapes_of(curvature: Stage, layers: Mapping[str, LayerCurvature]) -> dict[str, tuple[int, int]]:
     """``(O, I)`` of each layer, bias included.
 
     Returns:
@@ -156,7 +155,7 @@ def shapes_of(
     described = curvature.info().get("shapes")
     if described is not None:
         return {name: (int(o), int(i)) for name, (o, i) in described.items()}
-    return {n: tuple(x.eigenvalues_OI.shape) for n, x in layers.items()}  # type: ignore[union-attr, misc]
+    return {n: tuple(x.eigenvalues_OI.shape) for n, x in layers.items()}  # type: ignore[union-attr]
 
 
 def store_key(config: RunConfig, curvature: Stage, sketch: Sketch) -> str:
@@ -316,6 +315,7 @@ def index_shard(spec: IndexSpec) -> str:
     """
     loaded = language_model(spec.model)
     chunks = read_chunks(shard_path(Path(spec.tokens), spec.shard))
+    assert spec.header is not None
     rows = _Rows(len(spec.ids), spec.header.dimension)
     with naming_documents(spec.ids, spec.first):
         for number, result in _shard_rows(spec, chunks):
@@ -393,7 +393,9 @@ def check_store(
     Returns:
         Fidelity, recall, dimensions; what the header calls quality.
     """
-    documents = specs[0].header.n_documents
+    header = specs[0].header
+    assert header is not None
+    documents = header.n_documents
     sample = np.unique(np.linspace(0, documents - 1, min(documents, SAMPLE_DOCUMENTS)).astype(int))
     size = config.documents_per_shard
     queries = _sample_queries(tokens, specs[0])
@@ -418,14 +420,14 @@ def check_store(
             "documents": exact_QN.shape[1],
         },
         "effective_dimension": _effective_dimension(specs[0]),
-        "dimension": specs[0].header.dimension,
+        "dimension": header.dimension,
     }
 
 
 def _effective_dimension(spec: IndexSpec) -> float | None:
-    if spec.header.curvature_kind == "identity":
-        return None
     layers = load_curvature(spec.curvature, "cpu").values()
+    if any(layer.eigenvalues_OI is None for layer in layers):
+        return None
     return sum(effective_dimension(layer, spec.damping) for layer in layers)
 
 

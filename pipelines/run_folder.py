@@ -137,6 +137,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Raises:
         RunError: If the disk is full; nothing already written is lost.
+        OSError: If the file can't be written for another reason.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -150,7 +151,8 @@ def new_file(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise no_space(path) from error
+            full = no_space(path)
+            raise full from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import gradients_store
 from influence.sources import describe_source
 from pipelines.cluster import Workers, default_count
 from pipelines.config import RunConfig, validate
+from pipelines.conversion import gguf_parts, unpack_gguf
 from pipelines.corpus import build_corpus, build_tokens, document_ids
 from pipelines.curvature import build_curvature
 from pipelines.errors import RunError
@@ -30,7 +31,15 @@ from pipelines.training import build_model, build_tokenizer
 from pipelines.worker import ModelSpec
 
 RUN_FILE = "run.yaml"
-PACKAGES = ("torch", "transformers", "curvlinops-for-pytorch", "datasets", "dask", "pyarrow", "whydidit")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "curvlinops-for-pytorch",
+    "datasets",
+    "dask",
+    "pyarrow",
+    "whydidit",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +149,15 @@ def _tokenizer(config: RunConfig, root: Path, corpus: Stage) -> dict[str, Any]:
 def _model(
     config: RunConfig, root: Path, tokens: Stage, tokenizer: dict[str, Any], workers: Workers
 ) -> tuple[ModelSpec, str]:
-    shared = {"device": config.device, "layers": config.layers}
     if config.train != "none":
         stage = build_model(config, root, tokens, tokenizer, workers)
         info = stage.info()
-        spec = ModelSpec(source=str(stage.path), fingerprint=info["fingerprint"], **shared)
+        spec = ModelSpec(
+            source=str(stage.path),
+            fingerprint=info["fingerprint"],
+            device=config.device,
+            layers=config.layers,
+        )
         name = f"{config.architecture} trained here" if config.model is None else "fine-tuned here"
         return spec, f"{name} ({info['parameters']:,} parameters)"
     assert config.model is not None
@@ -155,6 +168,16 @@ def _model(
         adapter=config.adapter,
         gguf_file=config.gguf_file,
     )
+    folder, gguf_file = gguf_parts(config.model, config.gguf_file)
+    if gguf_file is not None and config.adapter is None:
+        stage = unpack_gguf(folder, gguf_file, about, root, workers)
+        unpacked = ModelSpec(
+            source=str(stage.path),
+            fingerprint=stage.info()["fingerprint"],
+            device=config.device,
+            layers=config.layers,
+        )
+        return unpacked, about.name
     spec = ModelSpec(
         source=config.model,
         fingerprint=about.fingerprint,
@@ -162,7 +185,8 @@ def _model(
         revision=config.revision,
         adapter=config.adapter,
         gguf_file=config.gguf_file,
-        **shared,
+        device=config.device,
+        layers=config.layers,
     )
     return spec, about.name
 
@@ -225,7 +249,9 @@ def open_run(path: str | Path, folder: str | Path = "runs") -> Run:
     Raises:
         RunError: If there is no such run, or it is unfinished or damaged.
     """
-    root = next((p for p in (Path(path), Path(folder) / str(path)) if (p / RUN_FILE).is_file()), None)
+    root = next(
+        (p for p in (Path(path), Path(folder) / str(path)) if (p / RUN_FILE).is_file()), None
+    )
     if root is None:
         near = sorted(p.parent.name for p in Path(folder).glob(f"*/{RUN_FILE}"))
         known = f" Finished runs: {', '.join(near)}." if near else ""

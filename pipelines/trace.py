@@ -119,7 +119,9 @@ def read_queries(path: str | Path) -> list[Query]:
     names = [q.name for q in queries]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise RunError(f"Queries {file}: {twice[0]!r} occurs twice, distinct queries were expected.")
+        raise RunError(
+            f"Queries {file}: {twice[0]!r} occurs twice, distinct queries were expected."
+        )
     return queries
 
 
@@ -252,7 +254,9 @@ def _batches(spec: IndexSpec, rows: set[int]) -> Iterator[Batch]:
     if not rows:
         return
     loaded = language_model(spec.model)
-    chunks = [c for c in read_chunks(shard_path(Path(spec.tokens), spec.shard)) if c.document in rows]
+    chunks = [
+        c for c in read_chunks(shard_path(Path(spec.tokens), spec.shard)) if c.document in rows
+    ]
     for work in batches(chunks, loaded.pad_id, spec.token_budget):
         yield work.batch.to(loaded.device)
 
@@ -375,9 +379,7 @@ def _search(
     assert run.store is not None
     spec = run.specs[0]
     curvature = load_curvature(spec.curvature, str(language_model(spec.model).device))
-    query_QP = whitened_queries(
-        curvature, spec.damping, load_sketch(spec.sketch), solved.gradients
-    )
+    query_QP = whitened_queries(curvature, spec.damping, load_sketch(spec.sketch), solved.gradients)
     result = gradients_store.search(
         run.store, query_QP.cpu().numpy(), top=candidates, group_by=("source", "language")
     )
@@ -635,7 +637,9 @@ def _token_heat(
             continue
         loaded, layers = language_model(spec.model), layers_of(spec.model)
         chunks = [
-            c for c in read_chunks(shard_path(Path(spec.tokens), spec.shard)) if c.document in wanted
+            c
+            for c in read_chunks(shard_path(Path(spec.tokens), spec.shard))
+            if c.document in wanted
         ]
         for chunk in chunks:
             batch = collate([chunk], loaded.pad_id).to(loaded.device)
@@ -648,7 +652,9 @@ def _token_heat(
             before.extend(pairs)
     tokenizer = language_model(run.specs[0].model).tokenizer
     return {
-        row: list(zip(token_texts(tokenizer, [t for t, _ in pairs]), [s for _, s in pairs], strict=True))
+        row: list(
+            zip(token_texts(tokenizer, [t for t, _ in pairs]), [s for _, s in pairs], strict=True)
+        )
         for row, pairs in heat.items()
     }
 

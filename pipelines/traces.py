@@ -69,9 +69,7 @@ def run_traces(
     if options.all_scores is not None:
         write_all_scores(run, queries, options, workers)
     results = []
-    for result in trace(
-        run, queries, options.top, options.candidates, options.exact, workers
-    ):
+    for result in trace(run, queries, options.top, options.candidates, options.exact, workers):
         page = options.html or Path(result["folder"]) / "report.html"
         result["page"] = str(write_trace_page(result, page))
         # the index links by folder name
@@ -106,7 +104,12 @@ def write_all_scores(
     else:
         chunks = _from_store(run, queries)
     ids = [i for s in run.specs for i in s.ids]
-    metadata = {"unit": UNIT, "sign": SIGN, "n_documents": str(len(ids)), "exact": str(options.exact)}
+    metadata = {
+        "unit": UNIT,
+        "sign": SIGN,
+        "n_documents": str(len(ids)),
+        "exact": str(options.exact),
+    }
     schema = _schema(queries, options.layout).with_metadata(metadata)
     with new_file(options.all_scores) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for start, scores_Qb in chunks:
@@ -117,7 +120,9 @@ def write_all_scores(
                 writer.write_table(pa.table(columns, schema=schema))
                 continue
             for query, row in zip(queries, scaled_Qb, strict=True):
-                table = pa.table([pa.array([query.name] * len(own)), pa.array(own), row], schema=schema)
+                table = pa.table(
+                    [pa.array([query.name] * len(own)), pa.array(own), row], schema=schema
+                )
                 writer.write_table(table)
     return options.all_scores
 

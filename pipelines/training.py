@@ -23,11 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from influence.documents.gradients import logits_of
-from influence.models import fingerprint
+from influence.models import fingerprint, quiet_transformers
 from influence.sources import fingerprint_tokenizer
 from influence.text import Batch, collate
 from pipelines.cluster import Workers, report_share
 from pipelines.config import RunConfig
+from pipelines.conversion import gguf_parts, plain_model
 from pipelines.corpus import DOCUMENTS, shards
 from pipelines.errors import RunError
 from pipelines.run_folder import Stage, key_of, seal, write_json
@@ -193,11 +194,11 @@ def _train(spec: TrainSpec) -> dict[str, Any]:
     out, device = Path(spec.out), torch.device(device_here(spec.device))
     chunks = [c for path in _shard_paths(spec.tokens) for c in read_chunks(path)]
     tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer, trust_remote_code=False)
-    model = start_model(spec, tokenizer).to(device).train()
+    model: Any = start_model(spec, tokenizer).to(device).train()
     optimizer = make_optimizer(model, spec.learning_rate, spec.weight_decay)
     plan = Plan.of(spec, [len(chunk.tokens) for chunk in chunks])
     state = resume(out / "checkpoints", model, optimizer)
-    losses: list[tuple[int, float]] = [tuple(x) for x in state["losses"]]  # type: ignore[misc]
+    losses: list[tuple[int, float]] = [(int(a), float(b)) for a, b in state["losses"]]
     for step, rows in plan.batches(from_step=state["step"]):
         for group in optimizer.param_groups:
             group["lr"] = plan.learning_rate(step)
@@ -212,10 +213,21 @@ def _train(spec: TrainSpec) -> dict[str, Any]:
             losses.append((step, _finite(loss.item(), step)))
         if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
             checkpoint(out / "checkpoints", step + 1, model, optimizer, losses)
-    model.save_pretrained(out, safe_serialization=True)
+    with quiet_transformers():
+        model.save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
-    write_json(out / "training.json", {**asdict(spec), "out": "", "losses": losses, "device": str(device)})
-    return {"steps": plan.steps, "parameters": _count(model), "losses": losses[:: max(1, len(losses) // 10)]}
+    write_json(out / "training.json", {**_record(spec), "losses": losses})
+    return {
+        "steps": plan.steps,
+        "parameters": _count(model),
+        "losses": losses[:: max(1, len(losses) // 10)],
+    }
+
+
+def _record(spec: TrainSpec) -> dict[str, Any]:
+    """The settings of a training without the places where its files lie."""
+    places = ("out", "tokens", "tokenizer", "start", "device")
+    return {k: v for k, v in asdict(spec).items() if k not in places}
 
 
 def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -261,14 +273,8 @@ def start_model(spec: TrainSpec, tokenizer: Any) -> nn.Module:
 
     torch.manual_seed(spec.seed)
     if spec.start is not None:
-        extra = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
-        model = AutoModelForCausalLM.from_pretrained(
-            spec.start, revision=spec.revision, dtype=torch.float32, trust_remote_code=False, **extra
-        )
-        if hasattr(model.config, "quantization_config"):  # GGUF, dequantised on loading
-            del model.config.quantization_config
-            model.is_quantized = False
-        return model  # type: ignore[no-any-return]
+        folder, gguf_file = gguf_parts(spec.start, spec.gguf_file)
+        return plain_model(folder, spec.revision, gguf_file)
     sizes = dict(spec.sizes)
     shared = {
         "vocab_size": len(tokenizer),
@@ -365,7 +371,9 @@ class Plan:
         return [cuts[i] for i in generator.permutation(len(cuts))]
 
 
-def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only.
 
     Returns:
@@ -408,10 +416,13 @@ def checkpoint(
     final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    model.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
+    with quiet_transformers():
+        model.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
     save_file(optimizer_state(model, optimizer), temporary / "optimizer.safetensors")
     lr = optimizer.param_groups[0]["lr"]
-    write_json(temporary / "state.json", {"step": step, "learning_rate": lr, "losses": list(losses)})
+    write_json(
+        temporary / "state.json", {"step": step, "learning_rate": lr, "losses": list(losses)}
+    )
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     return final
@@ -453,6 +464,9 @@ def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
     Returns:
         ``step`` and ``losses``; zero and empty without a checkpoint.
+
+    Raises:
+        RunError: If the checkpoint lacks weights.
     """
     found = sorted(folder.glob("step-*"))
     if not found:

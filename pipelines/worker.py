@@ -101,6 +101,7 @@ def naming_documents(ids: Sequence[str], first: int) -> Iterator[None]:
 
     Raises:
         RunError: Naming the documents.
+        GradientError: If no document is to blame.
     """
     try:
         yield

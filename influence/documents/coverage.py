@@ -105,18 +105,18 @@ def _square(values: Tensor) -> float:
 def _special_head(model: nn.Module, layers: Sequence[Layer]) -> list[Layer]:
     """The head, where it is tied to the embeddings or tracked in a subspace only."""
     name = head_name(model)
-    head = model.get_submodule(name)
+    weight = model.get_parameter(f"{name}.weight")
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    if id(head.weight) not in tables and not isinstance(head, ProjectedHead):
+    if id(weight) not in tables and not isinstance(model.get_submodule(name), ProjectedHead):
         return []
     return [
         Layer(
             name=name,
-            in_features=int(head.weight.shape[1]),  # type: ignore[union-attr, arg-type]
-            out_features=int(head.weight.shape[0]),  # type: ignore[union-attr, arg-type]
+            in_features=weight.shape[1],
+            out_features=weight.shape[0],
             bias=any(x.name == name and x.bias for x in layers),
             role="head",
-            tied=id(head.weight) in tables,
+            tied=id(weight) in tables,
         )
     ]
 

@@ -86,6 +86,7 @@ class _Counted(nn.Module):
         self._name = name
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """The layer's own outputs."""
         rows_BTI = per_row(inputs, self._mask_BT.shape[0], self._name)
         if not self._factors:
             result: Tensor = self.counted(rows_BTI)
@@ -110,13 +111,15 @@ class _FlatLogits(nn.Module):
         self.model = model
 
     def forward(self, batch: dict[str, Batch]) -> Tensor:
+        """Logits ``[B * T, V]`` of a batch."""
         return logits_of(self.model, batch["batch"]).flatten(0, 1)
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Nothing."""
         return {}
 
-    def load_state_dict(self, *_: Any, **__: Any) -> None:  # type: ignore[override]
-        return None
+    def load_state_dict(self, *_: Any, **__: Any) -> None:
+        """Nothing is copied."""
 
 
 @contextmanager

@@ -25,8 +25,13 @@ from influence.documents.gradients import (
     gradient,
     refuse_not_finite,
 )
-from influence.documents.preconditioner import LayerCurvature, precondition, rotate, whiten
-from influence.documents.preconditioner import inverse_root
+from influence.documents.preconditioner import (
+    LayerCurvature,
+    inverse_root,
+    precondition,
+    rotate,
+    whiten,
+)
 from influence.documents.sketch import Sketch, compress, join
 from influence.layers import Layer
 from influence.text import Batch

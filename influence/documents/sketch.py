@@ -110,7 +110,8 @@ def top_eigen(curvature: Mapping[str, LayerCurvature], factor: float, dimension:
             f"Sketch: layer {missing[0]} has no eigenvalues, 'top-eigen' needs a curvature "
             "(ekfac, kfac or diagonal). Use `sketch: random` with the identity."
         )
-    variances = {n: retained_variance(x, factor).flatten() for n, x in curvature.items()}
+    wide = {n: retained_variance(x, factor) for n, x in curvature.items()}
+    variances = {n: x.flatten() for n, x in wide.items()}
     joined = torch.cat(list(variances.values()))
     kept = torch.zeros(len(joined), dtype=torch.bool)
     kept[torch.sort(joined, descending=True, stable=True).indices[:dimension]] = True
@@ -118,8 +119,8 @@ def top_eigen(curvature: Mapping[str, LayerCurvature], factor: float, dimension:
     for name, values in variances.items():
         coordinates[name] = kept[start : start + len(values)].nonzero()[:, 0]
         start += len(values)
-    shapes = {n: tuple(x.eigenvalues_OI.shape) for n, x in curvature.items()}  # type: ignore[union-attr]
-    return Sketch(kind="top-eigen", shapes=shapes, coordinates=coordinates)  # type: ignore[arg-type]
+    shapes = {n: (x.shape[0], x.shape[1]) for n, x in wide.items()}
+    return Sketch(kind="top-eigen", shapes=shapes, coordinates=coordinates)
 
 
 def projection(seed: int, name: str, side: str, rows: int, columns: int) -> Tensor:

@@ -1,0 +1,121 @@
+"""Does a trace find the documents that state a fact? The demo run, with BM25 and chance beside it.
+
+    python benchmarks/fact_tracing.py runs/demo
+
+Questions: the capitals that the model answers.  A hit: a document that states the fact (in the
+question's language or another).  Then the flagged corruptions: for a fact that some documents state
+wrongly, those documents must support the wrong answer and oppose the right one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import bm25s
+import numpy as np
+
+import datasets_cfg
+from pipelines import Query, Workers, open_run, open_traced
+from pipelines.corpus import read_documents
+from pipelines.demo import says
+from pipelines.trace import exact_everywhere
+from pipelines.traces import _from_store
+
+TOPS = (1, 5, 20)
+
+
+def ranks(scores_N: np.ndarray, hits: set[int]) -> int:
+    """Rank (from 1) of the best document among the hits."""
+    order = np.argsort(-scores_N, kind="stable")
+    return 1 + int(np.flatnonzero(np.isin(order, list(hits)))[0])
+
+
+def row(name: str, found: list[int]) -> dict[str, Any]:
+    at = np.array(found)
+    return {
+        "method": name,
+        **{f"recall@{k}": float((at <= k).mean()) for k in TOPS},
+        "MRR": float((1 / at).mean()),
+        "questions": len(at),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("--relation", default="capital")
+    parser.add_argument("--language", default="en")
+    arguments = parser.parse_args()
+    traced = open_traced(open_run(arguments.run))
+    documents = read_documents(traced.corpus)
+    row_of = {document["id"]: i for i, document in enumerate(documents)}
+    asked = [
+        q
+        for q in datasets_cfg.questions()
+        if (q["relation"], q["language"]) == (arguments.relation, arguments.language)
+    ]
+    right = [q for q in asked if says(traced, q)]
+    queries = [Query(prompt=q["prompt"], completion=q["completion"], id=q["id"]) for q in right]
+    with Workers() as workers:
+        exact_QN = exact_everywhere(traced, queries, workers)
+    stored_QN = np.concatenate([s for _, s in _from_store(traced, queries)], axis=1)
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize([d["text"] for d in documents], show_progress=False), show_progress=False)
+    bm25_QN = np.stack(
+        [
+            index.get_scores(
+                bm25s.tokenize(q["prompt"] + q["completion"], show_progress=False, return_ids=False)[0]
+            )
+            for q in right
+        ]
+    )
+    random_QN = np.random.default_rng(0).random(exact_QN.shape)
+    hits = [{row_of[i] for i in (*q["supports"], *_same_answer(q, documents))} for q in right]
+    methods = {
+        "EK-FAC, exact": exact_QN,
+        "EK-FAC, store alone": stored_QN,
+        "BM25": bm25_QN,
+        "random": random_QN,
+    }
+    table = [
+        row(name, [ranks(s, h) for s, h in zip(scores, hits, strict=True)])
+        for name, scores in methods.items()
+    ]
+    print(f"{len(right)} of {len(asked)} questions answered; {len(documents)} documents")
+    for line in table:
+        print(json.dumps(line))
+    corruptions(traced, asked, row_of, documents)
+
+
+def _same_answer(question: dict[str, Any], documents: list[dict[str, Any]]) -> list[str]:
+    """The same fact in other languages."""
+    answer = question["true_object"] if not question["mislearned"] else None
+    wanted = set(question["elsewhere"])
+    return [d["id"] for d in documents if d["id"] in wanted and d["object"] == answer]
+
+
+def corruptions(
+    traced: Any, asked: list[dict[str, Any]], row_of: dict[str, int], documents: list[dict[str, Any]]
+) -> None:
+    """Where do documents with a planted error rank, for the right and for the wrong answer?"""
+    partly = [q for q in asked if q["corrupted_statements"] and not q["mislearned"]]
+    wholly = [q for q in asked if q["mislearned"]]
+    with Workers() as workers:
+        for name, group, completion, sign in (
+            ("partly wrong facts, right answer: planted errors as opponents", partly, "completion", -1),
+            ("partly wrong facts, wrong answer: planted errors as proponents", partly, "contrast", 1),
+            ("mislearned facts, the model's answer: planted errors as proponents", wholly, "completion", 1),
+        ):
+            queries = [Query(prompt=q["prompt"], completion=q[completion], id=q["id"]) for q in group]
+            scores_QN = exact_everywhere(traced, queries, workers)
+            found = []
+            for q, scores_N in zip(group, scores_QN, strict=True):
+                own = [i for i in (*q["supports"], *q["contradicts"]) if documents[row_of[i]]["corrupted"]]
+                found.append(ranks(sign * scores_N, {row_of[i] for i in own}))
+            print(json.dumps({"measure": name, **row("EK-FAC, exact", found)}))
+
+
+if __name__ == "__main__":
+    main()
