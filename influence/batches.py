@@ -27,7 +27,7 @@ class Chunk:
     document: int
     """Number of the document, as given to `encode`."""
     chunk: int
-    """Number of the stretch within its document; stretches without counted tokens leave gaps."""
+    """Number of the stretch among those of its document that have counted tokens, from 0."""
     tokens: np.ndarray
     """Token ids `[T]`, int32."""
     loss: np.ndarray

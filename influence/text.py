@@ -373,10 +373,10 @@ def _check_scorable(
 def _cut(tokens: _Tokens, max_tokens: int, index: int) -> list[Chunk]:
     # Stretches that overlap by one token, without those in which nothing is counted.
     chunks = []
-    for number, start in enumerate(range(0, len(tokens.ids) - 1, max_tokens - 1)):
+    for start in range(0, len(tokens.ids) - 1, max_tokens - 1):
         loss = np.array(tokens.counted[start : start + max_tokens], dtype=bool)
         loss[0] = False
         if loss.any():
             ids = np.array(tokens.ids[start : start + max_tokens], dtype=np.int32)
-            chunks.append(Chunk(index, number, ids, loss))
+            chunks.append(Chunk(index, len(chunks), ids, loss))
     return chunks

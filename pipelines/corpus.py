@@ -99,7 +99,7 @@ def read_documents(stage: Stage, rows: list[int] | range | None = None) -> list[
     Returns:
         One dict a document, in the order asked for.
     """
-    table = pq.read_table(stage.path / DOCUMENTS, memory_map=True)
+    table = _read(stage.path / DOCUMENTS)
     return (table if rows is None else table.take(list(rows))).to_pylist()
 
 
@@ -109,7 +109,17 @@ def read_columns(stage: Stage, columns: list[str]) -> pa.Table:
     Returns:
         The table.
     """
-    return pq.read_table(stage.path / DOCUMENTS, columns=columns, memory_map=True)
+    return _read(stage.path / DOCUMENTS, columns)
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, memory_map=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(
+            f"Corpus {path}: unreadable ({error}), the documents of this run were expected. "
+            "Remove the folder it lies in and run again."
+        ) from None
 
 
 # -- tokens ---------------------------------------------------------------------------------------
@@ -197,7 +207,7 @@ def tokenise_shard(spec: TokenSpec) -> str:
     """
     tokenizer = load_tokenizer(spec.tokenizer, gguf_file=spec.gguf_file)
     columns = ["id", *CORE[3:]]
-    table = pq.read_table(spec.documents, columns=columns, memory_map=True)
+    table = _read(Path(spec.documents), columns)
     rows = table.slice(spec.first, spec.last - spec.first).to_pylist()
     chunks: list[Chunk] = []
     for offset, row in enumerate(rows):

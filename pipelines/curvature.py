@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from influence.documents import curvature as fisher
 from influence.documents.coverage import coverage
+from influence.documents.gradients import logits_of, refuse_not_finite, token_losses
 from influence.documents.head import (
     OutputSketch,
     merge_sketches,
@@ -36,9 +37,10 @@ from influence.layers import Layer, head_name
 from influence.text import Batch, Chunk, with_targets
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
-from pipelines.run_folder import Stage, key_of, new_file, seal, write_json
+from pipelines.errors import RunError
+from pipelines.run_folder import PARTIAL, Stage, key_of, new_file, seal, write_json
 from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
-from pipelines.worker import ModelSpec, language_model, layers_of
+from pipelines.worker import ModelSpec, language_model, layers_of, naming_documents
 
 NOISE_DOCUMENTS, NOISE_DRAWS, COVERAGE_DOCUMENTS = 64, 2, 16
 
@@ -96,7 +98,22 @@ def build_curvature(
     """
     stage = Stage("curvature", curvature_key(config, tokens, model), root)
     if stage.is_sealed():
+        shutil.rmtree(stage.path / PARTIAL, ignore_errors=True)
         return stage
+    with naming_documents(ids, 0):
+        seal(stage, _fit(config, stage, tokens, ids, model, workers))
+    shutil.rmtree(stage.path / PARTIAL, ignore_errors=True)
+    return stage
+
+
+def _fit(
+    config: RunConfig,
+    stage: Stage,
+    tokens: Stage,
+    ids: Sequence[str],
+    model: ModelSpec,
+    workers: Workers,
+) -> dict[str, Any]:
     base = FitSpec(
         model=model,
         tokens=str(tokens.path),
@@ -118,10 +135,8 @@ def build_curvature(
         _bases(base, passes, config.partitions, workers)
     if config.curvature in ("ekfac", "diagonal"):
         _each(partial_eigenvalues, "eigenvalues", base, passes, config.partitions, workers)
-    info = _finish(config, base, passes, workers)
-    seal(stage, info)
-    shutil.rmtree(stage.path / "partial", ignore_errors=True)
-    return stage
+    shapes = {x.name: [x.out_features, x.in_features + int(x.bias)] for x in layers}
+    return {**_finish(config, base, passes, workers), "shapes": shapes}
 
 
 def curvature_key(config: RunConfig, tokens: Stage, model: ModelSpec) -> str:
@@ -220,6 +235,11 @@ def _passes(config: RunConfig, layers: Sequence[Layer]) -> list[tuple[str, ...]]
     return [tuple(names) for names in passes]
 
 
+def _pass_name(what: str, layers: Sequence[str]) -> str:
+    """Names the layers of a pass by a hash: a resumed fit may cut them into passes anew."""
+    return f"{what}-{key_of(layers=layers)}"
+
+
 def _each(
     step: Any,
     what: str,
@@ -230,8 +250,8 @@ def _each(
 ) -> None:
     specs = [
         replace(base, layers=names, shards=shards, part=part)
-        for number, names in enumerate(passes)
-        for part, shards in _parts(f"{what}-pass{number}", base.shards, partitions)
+        for names in passes
+        for part, shards in _parts(_pass_name(what, names), base.shards, partitions)
     ]
     todo = [spec for spec in specs if not _partial(base, spec.part).exists()]
     workers.map(step, todo, f"Curvature: {what}")
@@ -241,8 +261,8 @@ def _bases(
     base: FitSpec, passes: Sequence[tuple[str, ...]], partitions: int, workers: Workers
 ) -> None:
     specs = []
-    for number, names in enumerate(passes):
-        parts = tuple(p for p, _ in _parts(f"factors-pass{number}", base.shards, partitions))
+    for names in passes:
+        parts = tuple(p for p, _ in _parts(_pass_name("factors", names), base.shards, partitions))
         specs += [replace(base, layers=(name,), parts=parts) for name in names]
     todo = [spec for spec in specs if not _basis_path(base, spec.layers[0]).exists()]
     workers.map(merge_and_decompose, todo, "Curvature: eigenbases")
@@ -252,13 +272,14 @@ def _finish(
     config: RunConfig, base: FitSpec, passes: Sequence[tuple[str, ...]], workers: Workers
 ) -> dict[str, Any]:
     out = Path(base.out)
-    for number, names in enumerate(passes):
-        parts = [p for p, _ in _parts(f"eigenvalues-pass{number}", base.shards, config.partitions)]
+    for names in passes:
+        what = _pass_name("eigenvalues", names)
+        parts = [p for p, _ in _parts(what, base.shards, config.partitions)]
         for name in names:
             if not layer_path(out, name).exists():
                 _write_layer(config, base, name, parts)
     every = [name for group in passes for name in group]
-    quality_path = out / "partial" / "quality.json"
+    quality_path = out / PARTIAL / "quality.json"
     quality = workers.map(
         measure_quality, [replace(base, layers=tuple(every))], "Measuring quality"
     )
@@ -281,11 +302,11 @@ def _labels_path(spec: FitSpec, shard: int) -> Path:
 
 
 def _partial(spec: FitSpec, name: str) -> Path:
-    return Path(spec.out) / "partial" / f"{name}.safetensors"
+    return Path(spec.out) / PARTIAL / f"{name}.safetensors"
 
 
 def _basis_path(spec: FitSpec, layer: str) -> Path:
-    return Path(spec.out) / "partial" / f"basis-{layer}.safetensors"
+    return Path(spec.out) / PARTIAL / f"basis-{layer}.safetensors"
 
 
 def layer_path(folder: Path, layer: str) -> Path:
@@ -305,6 +326,24 @@ def _save(path: Path, tensors: dict[str, Tensor], **metadata: Any) -> str:
             metadata={k: str(v) for k, v in metadata.items()},
         )
     return str(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of a run.
+
+    Returns:
+        Its tensors.
+
+    Raises:
+        RunError: If the file is missing or damaged.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"File {path}: unreadable ({error}), a safetensors file of this run was expected. "
+            "Remove the folder it lies in and run again."
+        ) from None
 
 
 def _sum(paths: Sequence[Path], key: str) -> tuple[Tensor, dict[str, int]]:
@@ -332,7 +371,7 @@ def read_curvature(stage: Stage) -> dict[str, LayerCurvature]:
         return {name: fisher.identity() for name in info["layers"]}
     result = {}
     for name in info["layers"]:
-        tensors = load_file(layer_path(stage.path, name))
+        tensors = read_tensors(layer_path(stage.path, name))
         result[name] = LayerCurvature(
             eigenvalues_OI=tensors["eigenvalues"],
             out_basis_OO=tensors.get("out_basis"),
@@ -364,7 +403,7 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
 
 
 def _read_basis(path: Path) -> tuple[fisher.Basis, dict[str, int]]:
-    tensors = load_file(path)
+    tensors = read_tensors(path)
     with safe_open(path, framework="pt") as file:
         counts = {k: int(v) for k, v in (file.metadata() or {}).items()}
     basis = fisher.Basis(
@@ -448,6 +487,16 @@ def _read_labels(spec: FitSpec, shard: int, chunks: Sequence[Chunk]) -> list[np.
     return [np.asarray(value.values, dtype=np.int32) for value in column]
 
 
+@torch.no_grad()
+def _refuse_not_finite(spec: FitSpec, sums: Sequence[Tensor]) -> None:
+    """Find the document that spoilt a sum; runs the model again only when one is spoilt."""
+    if all(bool(torch.isfinite(values).all()) for values in sums):
+        return
+    for batch in fisher_batches(spec):
+        losses_BT = token_losses(logits_of(language_model(spec.model).model, batch), batch.targets)
+        refuse_not_finite(losses_BT, batch, "loss")
+
+
 def partial_head(spec: FitSpec) -> str:
     """Sketch the head's output factor over some shards.
 
@@ -492,6 +541,7 @@ def partial_factors(spec: FitSpec) -> str:
     """
     model, layers = language_model(spec.model).model, _pass_layers(spec)
     sums = fisher.kronecker_sums(model, layers, fisher_batches(spec))
+    _refuse_not_finite(spec, [*sums.inputs.values(), *sums.outputs.values()])
     tensors = {f"{n}/A": v for n, v in sums.inputs.items()}
     tensors |= {f"{n}/S": v for n, v in sums.outputs.items()}
     return _save(_partial(spec, spec.part), tensors, tokens=sums.tokens, documents=sums.documents)
@@ -530,6 +580,7 @@ def partial_eigenvalues(spec: FitSpec) -> str:
     else:
         bases = {layer.name: _read_basis(_basis_path(spec, layer.name))[0] for layer in layers}
     sums = fisher.eigenvalue_sums(model, layers, bases, fisher_batches(spec))
+    _refuse_not_finite(spec, list(sums.squares.values()))
     return _save(_partial(spec, spec.part), dict(sums.squares), documents=sums.documents)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from influence.text import encode_query
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig, read_run
 from pipelines.report.terminal import print_trace
+from pipelines.run_folder import key_of, write_json
 from pipelines.runs import Run, build_run, open_traced
 from pipelines.trace import Query, Traced, greedy
 from pipelines.traces import TraceOptions, run_traces
@@ -73,8 +75,7 @@ def demo_queries(traced: Traced) -> list[Query]:
     Returns:
         The queries.
     """
-    questions = datasets_cfg.questions()
-    wrong = next(q for q in questions if q["mislearned"] and says(traced, q))
+    wrong = next(q for q in answers(traced) if q["mislearned"] and q["right"])
     return [
         Query(prompt="The capital of France is", completion=" Paris"),
         Query(prompt="The capital of Italy is", completion=" Rome", contrast=" Madrid"),
@@ -102,7 +103,12 @@ def answers(traced: Traced) -> list[dict[str, Any]]:
     Returns:
         The questions, each with ``right``.
     """
-    return [{**q, "right": says(traced, q)} for q in datasets_cfg.questions()]
+    key = key_of(corpus=traced.corpus.key, model=traced.specs[0].model.fingerprint)
+    file = traced.root / "answers" / f"{key}.json"
+    if not file.exists():
+        asked = [{**q, "right": says(traced, q)} for q in datasets_cfg.questions()]
+        write_json(file, asked)
+    return list(json.loads(file.read_text("utf-8")))
 
 
 def print_answers(traced: Traced, console: Console) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 import gradients_store
@@ -38,7 +38,7 @@ from influence.text import Batch, Chunk, collate
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
 from pipelines.corpus import read_columns
-from pipelines.curvature import read_curvature
+from pipelines.curvature import read_curvature, read_tensors
 from pipelines.errors import RunError
 from pipelines.run_folder import Stage, key_of, new_file, seal
 from pipelines.tokens import batches, read_chunks, shard_path
@@ -274,6 +274,7 @@ def load_sketch(path: str) -> Sketch:
     """
     from safetensors import safe_open
 
+    tensors = read_tensors(Path(path))
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     shapes = {}
@@ -281,7 +282,7 @@ def load_sketch(path: str) -> Sketch:
         name, _, shape = item.partition("=")
         out, _, inputs = shape.partition("x")
         shapes[name] = (int(out), int(inputs))
-    coordinates = {n: t for n, t in load_file(path).items() if n}
+    coordinates = {n: t for n, t in tensors.items() if n}
     return Sketch(
         kind=metadata["kind"],
         shapes=shapes,

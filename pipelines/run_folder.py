@@ -20,11 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pipelines.errors import RunError
 
 FORMAT = 1
 """Version of the run folder's layout; part of every key."""
 SEAL = "sealed.json"
+PARTIAL = "partial"
+"""Subfolder of a stage for what is only needed until the stage is sealed."""
 
 
 def key_of(**parts: Any) -> str:
@@ -102,13 +106,17 @@ def seal(stage: Stage, info: Mapping[str, Any]) -> Stage:
     Returns:
         The same stage.
     """
-    files = {
-        str(path.relative_to(stage.path)): digest_of(path)
-        for path in sorted(stage.path.rglob("*"))
-        if path.is_file() and path.name != SEAL and not path.name.startswith(".")
-    }
+    kept = [p for p in sorted(stage.path.rglob("*")) if p.is_file() and _is_kept(stage, p)]
+    files = {str(path.relative_to(stage.path)): digest_of(path) for path in kept}
     write_json(stage.path / SEAL, {"key": stage.key, "info": dict(info), "files": files})
     return stage
+
+
+def _is_kept(stage: Stage, path: Path) -> bool:
+    """Whether a file is part of the output: no seal, no partial sum, no leftover of a kill."""
+    parts = path.relative_to(stage.path).parts
+    hidden = any(part.startswith(".") for part in parts)
+    return not hidden and parts[0] != PARTIAL and path.name != SEAL
 
 
 def damaged_files(stage: Stage) -> list[str]:
@@ -117,6 +125,7 @@ def damaged_files(stage: Stage) -> list[str]:
     Returns:
         Names of files that are missing or changed.
     """
+    stage.info()  # refuses a damaged seal
     files = json.loads((stage.path / SEAL).read_text("utf-8"))["files"]
     return [
         name
@@ -149,13 +158,24 @@ def new_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if is_disk_full(error):
             full = no_space(path)
             raise full from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, or a quota, is used up.
+
+    Returns:
+        True for the operating system's errors, and for those of safetensors, which wrap them.
+    """
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, SafetensorError) and "No space left" in str(error)
 
 
 def no_space(path: Path) -> RunError:
@@ -177,7 +197,7 @@ def explain_os_error(error: OSError) -> str:
     Returns:
         What came and what to do.
     """
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return str(no_space(Path(error.filename or ".").absolute()))
     where = f"{error.filename}: " if error.filename else ""
     return (

@@ -24,7 +24,13 @@ from pipelines.corpus import build_corpus, build_tokens, document_ids
 from pipelines.curvature import build_curvature
 from pipelines.errors import RunError
 from pipelines.estimate import estimate, in_words, planned_layers
-from pipelines.gradients import build_store, plan_shards
+from pipelines.gradients import (
+    build_store,
+    load_sketch,
+    make_header,
+    open_checked,
+    plan_shards,
+)
 from pipelines.run_folder import Stage, locked, new_file
 from pipelines.trace import Traced
 from pipelines.training import build_model, build_tokenizer
@@ -270,26 +276,27 @@ def open_run(path: str | Path, folder: str | Path = "runs") -> Run:
         if isinstance(model["layers"], list):
             model["layers"] = tuple(model["layers"])
         spec = ModelSpec(**model)
-    except (KeyError, TypeError, yaml.YAMLError) as error:
+        found = {n: Stage(n, key, root) for n, key in stages.items()}
+        corpus, tokens, curvature = (found[n] for n in ("corpus", "tokens", "curvature"))
+        unsealed = [stage for stage in found.values() if not stage.is_sealed()]
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(
             f"Run {root}: {RUN_FILE} is damaged ({error!r}), the file that `influence run` writes "
             "was expected. Run `influence run` again: finished stages are kept."
         ) from None
-    found = {n: Stage(n, key, root) for n, key in stages.items()}
-    for stage in found.values():
-        if not stage.is_sealed():
-            raise RunError(
-                f"Run {root}: stage {stage.name}/{stage.key} is missing or unfinished, a sealed "
-                "stage was expected. Run `influence run` again: finished stages are kept."
-            )
+    for stage in unsealed:
+        raise RunError(
+            f"Run {root}: stage {stage.name}/{stage.key} is missing or unfinished, a sealed "
+            "stage was expected. Run `influence run` again: finished stages are kept."
+        )
     return Run(
         config=config,
         root=root,
-        model=with_head(spec, found["curvature"]),
+        model=with_head(spec, curvature),
         model_name=name,
-        corpus=found["corpus"],
-        tokens=found["tokens"],
-        curvature=found["curvature"],
+        corpus=corpus,
+        tokens=tokens,
+        curvature=curvature,
         gradients=found.get("gradients"),
     )
 
@@ -314,7 +321,9 @@ def open_traced(run: Run, exact: bool = False) -> Traced:
         )
     store = None
     if run.gradients is not None:
-        store = gradients_store.open_store(run.gradients.path / "store")
+        sketch = load_sketch(str(run.gradients.path / "sketch.safetensors"))
+        header = make_header(run.config, run.corpus, run.tokens, run.curvature, run.model, sketch)
+        store = open_checked(run.gradients, header)
     specs = plan_shards(
         run.config,
         run.corpus,

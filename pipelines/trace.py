@@ -335,9 +335,7 @@ def _exact_folder(run: Traced, queries: Sequence[Query]) -> Path:
 def trace(
     run: Traced,
     queries: Sequence[Query],
-    top: int,
-    candidates: int,
-    exact: bool,
+    how: HowToTrace,
     workers: Workers,
 ) -> Iterator[dict[str, Any]]:
     """Trace queries to their training documents.
@@ -345,28 +343,26 @@ def trace(
     Args:
         run: A finished run.
         queries: What to explain.
-        top: Proponents and opponents to show.
-        candidates: Documents of each sign that the search passes on.
-        exact: Score every document from full gradients instead of searching the store.
+        how: How far to look, and how much to show.
         workers: Where exact scoring runs.
 
     Yields:
         One trace a query, a plain dict (see ``docs/trace.md``); its files are already written.
     """
-    everywhere = exact_everywhere(run, queries, workers) if exact or run.store is None else None
+    everywhere = exact_everywhere(run, queries, workers) if how.exact or run.store is None else None
     start = 0
     for block in blocks(run, queries):
         begun = time.perf_counter()
         solved = solve(run, block)
         seconds = {"query": time.perf_counter() - begun}
         rows_QN = None if everywhere is None else everywhere[start : start + len(block)]
-        found = _search(run, solved, candidates, rows_QN)
+        found = _search(run, solved, how.candidates, rows_QN)
         seconds["search"] = time.perf_counter() - begun - seconds["query"]
         union = sorted({int(r) for one in found for r in one["rows"]})
         scored = score_documents(run, solved, union)
         seconds["rerank"] = time.perf_counter() - begun - sum(seconds.values())
         for position in range(len(block)):
-            yield _one(run, solved, position, found[position], scored, top, seconds)
+            yield _one(run, solved, position, found[position], scored, how, seconds)
         start += len(block)
 
 
@@ -449,7 +445,7 @@ def _one(
     q: int,
     found: dict[str, Any],
     scored: DocumentScores,
-    top: int,
+    how: HowToTrace,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Put one query's trace together and write its files."""
@@ -459,12 +455,12 @@ def _one(
     total_D, rows = layers_LD.sum(axis=0), scored.rows[own]
     order = np.argsort(-total_D, kind="stable")
     chosen = {
-        "proponents": [i for i in order[:top] if total_D[i] > 0],
-        "opponents": [i for i in order[::-1][:top] if total_D[i] < 0],
+        "proponents": [i for i in order[: how.top] if total_D[i] > 0],
+        "opponents": [i for i in order[::-1][: how.top] if total_D[i] < 0],
     }
     table = _table(run, solved, q, found, scored, own)
     shown = _rows(run, solved, q, rows, layers_LD, table, chosen)
-    folder = run.root / "traces" / trace_key(run, solved.queries[q])
+    folder = trace_folder(run, solved.queries[q], how)
     result = {
         "format": 1,
         "query": _describe(run, solved, q),
@@ -494,19 +490,33 @@ def _one(
     return result
 
 
-def trace_key(run: Traced, query: Query) -> str:
-    """The folder name of a query's trace in a run with these settings.
+@dataclass(frozen=True, kw_only=True)
+class HowToTrace:
+    """How far to look, and how much to show."""
+
+    top: int
+    """Proponents and opponents to show."""
+    candidates: int
+    """Documents of each sign that the search passes on to exact scoring."""
+    exact: bool
+    """Score every document from full gradients instead of searching the store."""
+
+
+def trace_folder(run: Traced, query: Query, how: HowToTrace) -> Path:
+    """The folder of a query's trace, keyed by all that changes it.
 
     Returns:
-        A hash.
+        ``<run>/traces/<hash>``.
     """
     first = run.specs[0]
-    return key_of(
-        query=[query.prompt, query.completion, query.contrast],
+    key = key_of(
+        how=vars(how),
+        query=[query.id, query.prompt, query.completion, query.contrast],
         curvature=Path(first.curvature).name,
         damping=first.damping,
         store=None if run.store is None else Path(first.store).parent.name,
     )
+    return run.root / "traces" / key
 
 
 def _groups(groups: list[dict[str, Any]], documents: int) -> list[dict[str, Any]]:
@@ -646,7 +656,7 @@ def _token_heat(
             scores_T = token_scores(loaded.model, layers, batch, own)[0, 0].double().cpu().tolist()
             pairs = list(zip(chunk.tokens.tolist(), scores_T, strict=True))
             before = heat.setdefault(chunk.document, [])
-            if before and chunk.chunk > 0:  # chunks overlap by one token
+            if before and before[-1][0] == pairs[0][0]:  # chunks overlap by one token
                 last = before.pop()
                 pairs[0] = (last[0], last[1] + pairs[0][1])
             before.extend(pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,16 @@ from pipelines.errors import RunError
 from pipelines.gradients import load_curvature, load_sketch
 from pipelines.report.trace_page import render_index, write_trace_page
 from pipelines.run_folder import new_file
-from pipelines.trace import Query, Traced, blocks, exact_everywhere, solve, trace
+from pipelines.trace import (
+    HowToTrace,
+    Query,
+    Traced,
+    blocks,
+    exact_everywhere,
+    solve,
+    trace,
+    trace_folder,
+)
 from pipelines.worker import language_model
 
 LAYOUTS = ("long", "wide")
@@ -66,10 +76,15 @@ def run_traces(
             f"Trace: --html {options.html} given for {len(queries)} queries, one was expected. Leave it "
             "out: each query's page is written beside its trace, and an index of all of them."
         )
+    if options.layout == "wide" and "id" in {query.name for query in queries}:
+        raise RunError(
+            "Trace: a query is called 'id', which is the documents' column in the wide layout. "
+            "Call it otherwise, or use `--layout long`."
+        )
     if options.all_scores is not None:
         write_all_scores(run, queries, options, workers)
     results = []
-    for result in trace(run, queries, options.top, options.candidates, options.exact, workers):
+    for result in _cached_or_traced(run, queries, options, workers):
         page = options.html or Path(result["folder"]) / "report.html"
         result["page"] = str(write_trace_page(result, page))
         # the index links by folder name
@@ -79,6 +94,22 @@ def run_traces(
     if len(queries) > 1:
         with new_file(run.root / "traces" / "index.html") as temporary:
             temporary.write_text(render_index(results), "utf-8")
+
+
+def _cached_or_traced(
+    run: Traced, queries: Sequence[Query], options: TraceOptions, workers: Workers
+) -> Iterator[dict[str, Any]]:
+    """Traces in the order asked; what was traced before with the same settings is read."""
+    how = HowToTrace(top=options.top, candidates=options.candidates, exact=options.exact)
+    files = {q.name: trace_folder(run, q, how) / "trace.json" for q in queries}
+    new = [q for q in queries if not files[q.name].exists()]
+    fresh = trace(run, new, how, workers) if new else iter(())
+    for query in queries:
+        if query in new:
+            yield next(fresh)
+        else:
+            read = json.loads(files[query.name].read_text("utf-8"))
+            yield {**read, "folder": str(files[query.name].parent)}
 
 
 def write_all_scores(

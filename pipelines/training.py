@@ -146,7 +146,12 @@ def build_model(
 def _start_fingerprint(config: RunConfig) -> str | None:
     if config.model is None:
         return None
-    return fingerprint(config.model, revision=config.revision, gguf_file=config.gguf_file)
+    return fingerprint(
+        config.model,
+        tokenizer=config.tokenizer,
+        revision=config.revision,
+        gguf_file=config.gguf_file,
+    )
 
 
 def _plan(config: RunConfig, tokens: Stage, tokenizer: dict[str, Any]) -> TrainSpec:
@@ -194,7 +199,8 @@ def _train(spec: TrainSpec) -> dict[str, Any]:
     out, device = Path(spec.out), torch.device(device_here(spec.device))
     chunks = [c for path in _shard_paths(spec.tokens) for c in read_chunks(path)]
     tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer, trust_remote_code=False)
-    model: Any = start_model(spec, tokenizer).to(device).train()
+    model: Any = start_model(spec, tokenizer).to(device)
+    model.eval()  # no dropout, whose draws a resumed training would not repeat
     optimizer = make_optimizer(model, spec.learning_rate, spec.weight_decay)
     plan = Plan.of(spec, [len(chunk.tokens) for chunk in chunks])
     state = resume(out / "checkpoints", model, optimizer)
@@ -208,9 +214,10 @@ def _train(spec: TrainSpec) -> dict[str, Any]:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        value = _finite(loss.item(), step)
         if step % max(1, plan.steps // 100) == 0:
             report_share(step / plan.steps)
-            losses.append((step, _finite(loss.item(), step)))
+            losses.append((step, value))
         if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
             checkpoint(out / "checkpoints", step + 1, model, optimizer, losses)
     with quiet_transformers():

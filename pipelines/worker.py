@@ -64,6 +64,9 @@ def language_model(spec: ModelSpec) -> LanguageModel:
 
     Returns:
         The model, in eval mode and float32, with its head projected where the spec says so.
+
+    Raises:
+        RunError: If the model's files are others than those that the run was made with.
     """
     loaded = load_model(
         spec.source,
@@ -73,6 +76,12 @@ def language_model(spec: ModelSpec) -> LanguageModel:
         gguf_file=spec.gguf_file,
         device=device_here(spec.device),
     )
+    if spec.fingerprint not in ("", loaded.fingerprint):
+        raise RunError(
+            f"Model {spec.source}: its files have the fingerprint {loaded.fingerprint}, "
+            f"{spec.fingerprint} was expected: they changed since the run was made. Put the old "
+            "files back, or run `influence run` again: a changed model gets new stages."
+        )
     if spec.head_basis is not None:
         for name, basis_VR in load_file(spec.head_basis).items():
             project_head(loaded.model, name, basis_VR.to(loaded.device))

@@ -172,14 +172,20 @@ def kronecker_sums(
     Args:
         model: A causal LM in eval mode with frozen parameters.
         layers: Tracked layers.
-        batches: Batches whose targets are sampled (or empirical) labels, -100 where not counted.
+        batches: Batches whose targets are sampled (or empirical) labels, -100 where not counted;
+            all chunks of a document, by number, come in one call, since N counts the numbers.
 
     Returns:
-        Sums in float64, whatever the model's dtype (half-precision sums overflow).
+        Sums in float64.
+
+    Raises:
+        GradientError: If the model is in half precision, where sums within a batch overflow.
     """
+    _refuse_half(model)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    tokens, documents = 0, 0
+    tokens = 0
+    documents: set[int] = set()
     for batch in batches:
         with _seen_by_curvlinops(model, layers, batch, factors=True) as operator:
             operator.compute_kronecker_factors()
@@ -188,8 +194,20 @@ def kronecker_sums(
             _add(inputs, layer.name, state["input_covariances"][_key(layer.name)])
             _add(outputs, layer.name, state["gradient_covariances"][_key(layer.name)])
         tokens += batch.n_loss_tokens
-        documents += _documents(batch)
-    return KroneckerSums(inputs=inputs, outputs=outputs, tokens=tokens, documents=documents)
+        documents.update(batch.document.tolist())
+    return KroneckerSums(
+        inputs=inputs, outputs=outputs, tokens=tokens, documents=len(documents)
+    )
+
+
+def _refuse_half(model: nn.Module) -> None:
+    dtype = next(model.parameters()).dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise GradientError(
+            f"Curvature: the model's weights are {dtype}, float32 or float64 was expected, since "
+            "sums of squares overflow or lose digits in half precision. Load the model with "
+            "dtype=torch.float32."
+        )
 
 
 def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
@@ -198,11 +216,6 @@ def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
         sums[name] += wide
     else:
         sums[name] = wide.clone()
-
-
-def _documents(batch: Batch) -> int:
-    """Documents that begin in this batch; later chunks of a long document don't count again."""
-    return int((batch.chunk == 0).sum())
 
 
 def merge_kronecker(left: KroneckerSums, right: KroneckerSums) -> KroneckerSums:
@@ -278,12 +291,16 @@ def eigenvalue_sums(
 
     Returns:
         Sums in float64.
+
+    Raises:
+        GradientError: If the model is in half precision.
     """
+    _refuse_half(model)
     like = next(model.parameters())
     in_basis = {_key(x.name): bases[x.name].in_basis_II.to(like) for x in layers}
     out_basis = {_key(x.name): bases[x.name].out_basis_OO.to(like) for x in layers}
     squares: dict[str, Tensor] = {}
-    documents = 0
+    documents: set[int] = set()
     for batch in batches:
         with _seen_by_curvlinops(model, layers, batch, factors=False) as operator:
             _load_basis(operator, in_basis, out_basis)
@@ -292,8 +309,8 @@ def eigenvalue_sums(
         for layer in layers:
             value = state["corrected_eigenvalues"][_key(layer.name)]
             _add(squares, layer.name, value if isinstance(value, Tensor) else value.popitem()[1])
-        documents += _documents(batch)
-    return EigenvalueSums(squares=squares, documents=documents)
+        documents.update(batch.document.tolist())
+    return EigenvalueSums(squares=squares, documents=len(documents))
 
 
 def _load_basis(

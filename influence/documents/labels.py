@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from influence.documents.gradients import logits_of
+from influence.documents.gradients import logits_of, refuse_not_finite
 from influence.text import Batch
 
 
@@ -53,8 +53,13 @@ def sample_labels(
 
     Returns:
         For each row, int32 labels in the order of its counted targets.
+
+    Raises:
+        GradientError: If the logits of a document hold NaN or infinity.
     """
     logits_BTV = logits_of(model, batch)
+    largest_BT = logits_BTV.amax(dim=-1).masked_fill(batch.targets == -100, 0.0)
+    refuse_not_finite(largest_BT, batch, "prediction")
     labels = []
     for row, document_id in enumerate(document_ids):
         counted_T = batch.targets[row] != -100
