@@ -372,7 +372,7 @@ def _check_scorable(
 
 def _cut(tokens: _Tokens, max_tokens: int, index: int) -> list[Chunk]:
     # Stretches that overlap by one token, without those in which nothing is counted.
-    chunks = []
+    chunks: list[Chunk] = []
     for start in range(0, len(tokens.ids) - 1, max_tokens - 1):
         loss = np.array(tokens.counted[start : start + max_tokens], dtype=bool)
         loss[0] = False

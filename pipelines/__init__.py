@@ -3,8 +3,8 @@
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig, read_run
 from pipelines.errors import RunError
+from pipelines.queries import Query, read_queries
 from pipelines.runs import Run, build_run, open_run, open_traced
-from pipelines.trace import Query, read_queries
 from pipelines.traces import TraceOptions, run_traces, write_all_scores
 
 __all__ = [

@@ -244,7 +244,7 @@ def _queries(
     prompt: str | None, completion: str | None, contrast: str | None, path: Path | None
 ) -> list[Any]:
     from pipelines.errors import RunError
-    from pipelines.trace import Query, read_queries
+    from pipelines.queries import Query, read_queries
 
     if (path is None) == (completion is None):
         raise RunError(

@@ -8,71 +8,41 @@ sums merged in a fixed order: their number changes nothing beyond rounding.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from influence.documents import curvature as fisher
-from influence.documents.coverage import coverage
-from influence.documents.gradients import logits_of, refuse_not_finite, token_losses
-from influence.documents.head import (
-    OutputSketch,
-    merge_sketches,
-    output_subspace,
-    sketch_output_factor,
-)
-from influence.documents.labels import sample_labels
-from influence.documents.noise import label_noise
 from influence.documents.preconditioner import LayerCurvature
-from influence.layers import Layer, head_name
-from influence.text import Batch, Chunk, with_targets
+from influence.layers import Layer
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
-from pipelines.errors import RunError
-from pipelines.run_folder import PARTIAL, Stage, key_of, new_file, seal, write_json
-from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
-from pipelines.worker import ModelSpec, language_model, layers_of, naming_documents
-
-NOISE_DOCUMENTS, NOISE_DRAWS, COVERAGE_DOCUMENTS = 64, 2, 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSpec:
-    """One task of the fit."""
-
-    model: ModelSpec
-    tokens: str
-    """Folder of the token shards."""
-    out: str
-    """Folder of the curvature."""
-    shards: tuple[int, ...]
-    token_budget: int
-    labels: str
-    seed: int
-    ids: tuple[str, ...] = ()
-    """Document ids of the shards, in order (label sampling only)."""
-    first: int = 0
-    """Row of the first of these ids."""
-    layers: tuple[str, ...] = ()
-    """Layers of this pass."""
-    diagonal: bool = False
-    rank: int = 0
-    part: str = ""
-    """Name of the partial file."""
-    parts: tuple[str, ...] = ()
-    """Names of the partial files to merge, in order."""
-
-
-# -- the story ------------------------------------------------------------------------------------
+from pipelines.curvature_files import (
+    FitSpec,
+    basis_path,
+    labels_path,
+    layer_path,
+    partial_path,
+    read_basis,
+    read_tensors,
+    save_tensors,
+    sum_tensors,
+)
+from pipelines.curvature_steps import (
+    describe_head,
+    draw_labels,
+    look_at_layers,
+    measure_quality,
+    merge_and_decompose,
+    merge_head,
+    partial_eigenvalues,
+    partial_factors,
+    partial_head,
+)
+from pipelines.run_folder import PARTIAL, Stage, key_of, seal, write_json
+from pipelines.worker import ModelSpec, naming_documents
 
 
 def build_curvature(
@@ -194,7 +164,7 @@ def _labels(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Worke
             ids=tuple(ids[s * size : (s + 1) * size]),
         )
         for s in base.shards
-        if not _labels_path(base, s).exists()
+        if not labels_path(base, s).exists()
     ]
     workers.map(draw_labels, specs, "Drawing labels for the Fisher")
 
@@ -208,7 +178,7 @@ def _with_head(base: FitSpec, config: RunConfig, workers: Workers) -> FitSpec:
             return base
         names = _parts("head", base.shards, config.partitions)
         specs = [
-            replace(base, shards=s, part=p) for p, s in names if not _partial(base, p).exists()
+            replace(base, shards=s, part=p) for p, s in names if not partial_path(base, p).exists()
         ]
         workers.map(partial_head, specs, "Finding the head's directions")
         workers.map(
@@ -253,7 +223,7 @@ def _each(
         for names in passes
         for part, shards in _parts(_pass_name(what, names), base.shards, partitions)
     ]
-    todo = [spec for spec in specs if not _partial(base, spec.part).exists()]
+    todo = [spec for spec in specs if not partial_path(base, spec.part).exists()]
     workers.map(step, todo, f"Curvature: {what}")
 
 
@@ -264,7 +234,7 @@ def _bases(
     for names in passes:
         parts = tuple(p for p, _ in _parts(_pass_name("factors", names), base.shards, partitions))
         specs += [replace(base, layers=(name,), parts=parts) for name in names]
-    todo = [spec for spec in specs if not _basis_path(base, spec.layers[0]).exists()]
+    todo = [spec for spec in specs if not basis_path(base, spec.layers[0]).exists()]
     workers.map(merge_and_decompose, todo, "Curvature: eigenbases")
 
 
@@ -294,72 +264,6 @@ def _finish(
     }
 
 
-# -- files ----------------------------------------------------------------------------------------
-
-
-def _labels_path(spec: FitSpec, shard: int) -> Path:
-    return shard_path(Path(spec.out), shard, "labels")
-
-
-def _partial(spec: FitSpec, name: str) -> Path:
-    return Path(spec.out) / PARTIAL / f"{name}.safetensors"
-
-
-def _basis_path(spec: FitSpec, layer: str) -> Path:
-    return Path(spec.out) / PARTIAL / f"basis-{layer}.safetensors"
-
-
-def layer_path(folder: Path, layer: str) -> Path:
-    """The file of one layer's curvature.
-
-    Returns:
-        ``folder/layer-<name>.safetensors``.
-    """
-    return folder / f"layer-{layer}.safetensors"
-
-
-def _save(path: Path, tensors: dict[str, Tensor], **metadata: Any) -> str:
-    with new_file(path) as temporary:
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()},
-            temporary,
-            metadata={k: str(v) for k, v in metadata.items()},
-        )
-    return str(path)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file of a run.
-
-    Returns:
-        Its tensors.
-
-    Raises:
-        RunError: If the file is missing or damaged.
-    """
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"File {path}: unreadable ({error}), a safetensors file of this run was expected. "
-            "Remove the folder it lies in and run again."
-        ) from None
-
-
-def _sum(paths: Sequence[Path], key: str) -> tuple[Tensor, dict[str, int]]:
-    """Add one tensor of several partial files, in a tree of fixed shape."""
-    tensors, counts = [], {"tokens": 0, "documents": 0}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            tensors.append(file.get_tensor(key))
-            for name in counts:
-                counts[name] += int((file.metadata() or {}).get(name, 0))
-    while len(tensors) > 1:
-        pairs = zip(tensors[::2], [*tensors[1::2], None], strict=False)
-        tensors = [a if b is None else a + b for a, b in pairs]
-    return tensors[0], counts
-
-
 def read_curvature(stage: Stage) -> dict[str, LayerCurvature]:
     """Read a sealed curvature.
 
@@ -386,12 +290,12 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
         return
     basis, counts = None, {"tokens": 0, "documents": 1}
     if config.curvature != "diagonal":
-        basis, counts = _read_basis(_basis_path(base, name))
+        basis, counts = read_basis(basis_path(base, name))
     if config.curvature == "kfac":
         assert basis is not None
         layer = fisher.kfac(basis, counts["tokens"], counts["documents"])
     else:
-        squares, counts = _sum([_partial(base, p) for p in parts], name)
+        squares, counts = sum_tensors([partial_path(base, p) for p in parts], name)
         sums = fisher.EigenvalueSums(squares={name: squares}, documents=counts["documents"])
         layer = fisher.ekfac(basis, sums, name) if basis else fisher.diagonal(sums, name)
     tensors = {
@@ -399,23 +303,7 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
         "out_basis": layer.out_basis_OO,
         "in_basis": layer.in_basis_II,
     }
-    _save(out, {k: v.float() for k, v in tensors.items() if v is not None})
-
-
-def _read_basis(path: Path) -> tuple[fisher.Basis, dict[str, int]]:
-    tensors = read_tensors(path)
-    with safe_open(path, framework="pt") as file:
-        counts = {k: int(v) for k, v in (file.metadata() or {}).items()}
-    basis = fisher.Basis(
-        out_basis_OO=tensors["out_basis"],
-        in_basis_II=tensors["in_basis"],
-        out_values_O=tensors["out_values"],
-        in_values_I=tensors["in_values"],
-    )
-    return basis, counts
-
-
-# -- steps (each runs on a worker) ----------------------------------------------------------------
+    save_tensors(out, {k: v.float() for k, v in tensors.items() if v is not None})
 
 
 def describe_layers(base: FitSpec, workers: Workers) -> tuple[Layer, ...]:
@@ -424,205 +312,4 @@ def describe_layers(base: FitSpec, workers: Workers) -> tuple[Layer, ...]:
     Returns:
         Layers in module order.
     """
-    return workers.map(_layers_step, [base.model], "Looking at the layers")[0]
-
-
-def _layers_step(model: ModelSpec) -> tuple[Layer, ...]:
-    return layers_of(model)
-
-
-def describe_head(spec: FitSpec) -> tuple[str, int]:
-    """Name and vocabulary of the head, if it is tracked.
-
-    Returns:
-        ``("", 0)`` when it is not.
-    """
-    name = head_name(language_model(spec.model).model)
-    for layer in layers_of(spec.model):
-        if layer.name == name:
-            return name, layer.out_features
-    return "", 0
-
-
-def draw_labels(spec: FitSpec) -> str:
-    """Draw the Fisher's labels of one shard and keep them.
-
-    Returns:
-        The file.
-    """
-    loaded = language_model(spec.model)
-    [shard] = spec.shards
-    chunks = read_chunks(shard_path(Path(spec.tokens), shard))
-    labels: list[np.ndarray] = [np.empty(0, dtype=np.int32)] * len(chunks)
-    for work in batches(chunks, loaded.pad_id, spec.token_budget):
-        batch = work.batch.to(loaded.device)
-        keys = [spec.ids[chunks[i].document - spec.first] for i in work.rows]
-        drawn = sample_labels(loaded.model, batch, keys, spec.seed)
-        for row, label in zip(work.rows, drawn, strict=True):
-            labels[row] = label
-    table = pa.table({"labels": pa.array(labels, pa.list_(pa.int32()))})
-    return str(write_table(_labels_path(spec, shard), table))
-
-
-def fisher_batches(spec: FitSpec) -> Iterator[Batch]:
-    """The batches of some shards with the Fisher's labels as targets.
-
-    Yields:
-        Batches on the worker's device.
-    """
-    loaded = language_model(spec.model)
-    for shard in spec.shards:
-        chunks = read_chunks(shard_path(Path(spec.tokens), shard))
-        labels = _read_labels(spec, shard, chunks)
-        for work in batches(chunks, loaded.pad_id, spec.token_budget):
-            rows = [chunks[i] for i in work.rows]
-            own = [labels[i] for i in work.rows]
-            yield with_targets(work.batch, own, rows).to(loaded.device)
-
-
-def _read_labels(spec: FitSpec, shard: int, chunks: Sequence[Chunk]) -> list[np.ndarray]:
-    if spec.labels == "empirical":
-        return [chunk.tokens[chunk.loss] for chunk in chunks]
-    column = read_table(_labels_path(spec, shard)).column("labels").combine_chunks()
-    return [np.asarray(value.values, dtype=np.int32) for value in column]
-
-
-@torch.no_grad()
-def _refuse_not_finite(spec: FitSpec, sums: Sequence[Tensor]) -> None:
-    """Find the document that spoilt a sum; runs the model again only when one is spoilt."""
-    if all(bool(torch.isfinite(values).all()) for values in sums):
-        return
-    for batch in fisher_batches(spec):
-        losses_BT = token_losses(logits_of(language_model(spec.model).model, batch), batch.targets)
-        refuse_not_finite(losses_BT, batch, "loss")
-
-
-def partial_head(spec: FitSpec) -> str:
-    """Sketch the head's output factor over some shards.
-
-    Returns:
-        The file.
-    """
-    model = language_model(spec.model).model
-    sketch = sketch_output_factor(model, fisher_batches(spec), spec.rank, spec.seed)
-    return _save(
-        _partial(spec, spec.part),
-        {"product": sketch.product_VR, "trace": torch.tensor(sketch.trace, dtype=torch.float64)},
-        tokens=sketch.tokens,
-    )
-
-
-def merge_head(spec: FitSpec) -> str:
-    """Merge the sketches and keep the strongest directions of the head's output factor.
-
-    Returns:
-        The file ``head.safetensors``.
-    """
-    merged: OutputSketch | None = None
-    for part in spec.parts:
-        tensors = load_file(_partial(spec, part))
-        one = OutputSketch(product_VR=tensors["product"], trace=float(tensors["trace"]), tokens=1)
-        merged = one if merged is None else merge_sketches(merged, one)
-    assert merged is not None
-    basis_VR, left_out = output_subspace(merged, spec.rank, spec.seed)
-    write_json(Path(spec.out) / "head.json", {"rank": spec.rank, "left_out": left_out})
-    return _save(Path(spec.out) / "head.safetensors", {spec.part: basis_VR})
-
-
-def _pass_layers(spec: FitSpec) -> list[Layer]:
-    return [layer for layer in layers_of(spec.model) if layer.name in set(spec.layers)]
-
-
-def partial_factors(spec: FitSpec) -> str:
-    """First pass over some shards.
-
-    Returns:
-        The file of the partial sums.
-    """
-    model, layers = language_model(spec.model).model, _pass_layers(spec)
-    sums = fisher.kronecker_sums(model, layers, fisher_batches(spec))
-    _refuse_not_finite(spec, [*sums.inputs.values(), *sums.outputs.values()])
-    tensors = {f"{n}/A": v for n, v in sums.inputs.items()}
-    tensors |= {f"{n}/S": v for n, v in sums.outputs.items()}
-    return _save(_partial(spec, spec.part), tensors, tokens=sums.tokens, documents=sums.documents)
-
-
-def merge_and_decompose(spec: FitSpec) -> str:
-    """Add one layer's partial factors and decompose them; holds one layer's factors only.
-
-    Returns:
-        The file of the layer's basis.
-    """
-    [name] = spec.layers
-    paths = [_partial(spec, part) for part in spec.parts]
-    inputs, counts = _sum(paths, f"{name}/A")
-    outputs, _ = _sum(paths, f"{name}/S")
-    sums = fisher.KroneckerSums(inputs={name: inputs}, outputs={name: outputs}, **counts)
-    basis = fisher.eigenbasis(sums, name)
-    tensors = {
-        "out_basis": basis.out_basis_OO,
-        "in_basis": basis.in_basis_II,
-        "out_values": basis.out_values_O,
-        "in_values": basis.in_values_I,
-    }
-    return _save(_basis_path(spec, name), tensors, **counts)
-
-
-def partial_eigenvalues(spec: FitSpec) -> str:
-    """Second pass over some shards.
-
-    Returns:
-        The file of the partial sums.
-    """
-    model, layers = language_model(spec.model).model, _pass_layers(spec)
-    if spec.diagonal:
-        bases = {layer.name: fisher.standard_basis(layer) for layer in layers}
-    else:
-        bases = {layer.name: _read_basis(_basis_path(spec, layer.name))[0] for layer in layers}
-    sums = fisher.eigenvalue_sums(model, layers, bases, fisher_batches(spec))
-    _refuse_not_finite(spec, list(sums.squares.values()))
-    return _save(_partial(spec, spec.part), dict(sums.squares), documents=sums.documents)
-
-
-def measure_quality(spec: FitSpec) -> dict[str, Any]:
-    """Label noise of the eigenvalues and the share of the gradient that is covered, on a sample.
-
-    Returns:
-        Figures for people.
-    """
-    loaded, layers = language_model(spec.model), layers_of(spec.model)
-    chunks = [
-        c
-        for s in spec.shards
-        for c in read_chunks(shard_path(Path(spec.tokens), s))
-        if c.chunk == 0
-    ]
-    sample = [
-        chunks[int(i)] for i in np.linspace(0, len(chunks) - 1, min(NOISE_DOCUMENTS, len(chunks)))
-    ]
-    single = [
-        w.batch.to(loaded.device)
-        for c in sample[:: max(1, len(sample) // COVERAGE_DOCUMENTS)]
-        for w in batches([c], loaded.pad_id, spec.token_budget)
-    ]
-    covered = coverage(loaded.model, layers, single)
-    works = [w.batch.to(loaded.device) for w in batches(sample, loaded.pad_id, spec.token_budget)]
-    noise = label_noise(
-        loaded.model, layers, works, seed=spec.seed, draws=NOISE_DRAWS, documents=len(chunks)
-    )
-    head = Path(spec.out) / "head.json"
-    return {
-        "documents": len(chunks),
-        "covered": covered.covered,
-        "left_out": [list(x) for x in covered.left_out],
-        "label_noise": noise.labels if spec.labels == "sampled" else 0.0,
-        "sampling_noise": noise.documents,
-        "head_left_out": _json(head)["left_out"] if head.exists() else None,
-        "head_rank": spec.rank if head.exists() else None,
-    }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    import json
-
-    return dict(json.loads(path.read_text("utf-8")))
+    return workers.map(look_at_layers, [base.model], "Looking at the layers")[0]

@@ -85,6 +85,11 @@ class _Counted(nn.Module):
         self._factors = factors
         self._name = name
 
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own; some models (LoRA's) look at its dtype before they call the layer."""
+        return self.counted.weight
+
     def forward(self, inputs: Tensor) -> Tensor:
         """The layer's own outputs."""
         rows_BTI = per_row(inputs, self._mask_BT.shape[0], self._name)

@@ -118,7 +118,7 @@ def stepped(model, optimizer, steps=1):
         optimizer.step()
 
 
-def test_trap_17_optimizer_state_is_mapped_by_name(toy):
+def test_trap_17_optimizer_state_is_mapped_by_name(toy, tmp_path):
     model = deepcopy(toy.model).requires_grad_(True)
     optimizer = make_optimizer(model, 1e-2, 0.1)
     stepped(model, optimizer, 2)
@@ -136,7 +136,8 @@ def test_trap_17_optimizer_state_is_mapped_by_name(toy):
         lr=1e-2,
         betas=(0.9, 0.98),
     )
-    load_optimizer_state(copy, permuted, state)
+    save_file(state, tmp_path / "optimizer.safetensors")
+    load_optimizer_state(copy, permuted, load_file(tmp_path / "optimizer.safetensors"))
     stepped(model, optimizer)
     stepped(copy, permuted)
     for name, parameter in copy.named_parameters():

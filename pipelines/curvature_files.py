@@ -1,0 +1,126 @@
+"""Files of a curvature while it is fitted: names, partial sums, one file a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from influence.documents import curvature as fisher
+from pipelines.errors import RunError
+from pipelines.run_folder import PARTIAL, new_file
+from pipelines.tokens import shard_path
+from pipelines.worker import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSpec:
+    """One task of the fit."""
+
+    model: ModelSpec
+    tokens: str
+    """Folder of the token shards."""
+    out: str
+    """Folder of the curvature."""
+    shards: tuple[int, ...]
+    token_budget: int
+    labels: str
+    seed: int
+    ids: tuple[str, ...] = ()
+    """Document ids of the shards, in order (label sampling only)."""
+    first: int = 0
+    """Row of the first of these ids."""
+    layers: tuple[str, ...] = ()
+    """Layers of this pass."""
+    diagonal: bool = False
+    rank: int = 0
+    part: str = ""
+    """Name of the partial file."""
+    parts: tuple[str, ...] = ()
+    """Names of the partial files to merge, in order."""
+
+
+def labels_path(spec: FitSpec, shard: int) -> Path:
+    """The labels of one shard."""
+    return shard_path(Path(spec.out), shard, "labels")
+
+
+def partial_path(spec: FitSpec, name: str) -> Path:
+    """One partial file."""
+    return Path(spec.out) / PARTIAL / f"{name}.safetensors"
+
+
+def basis_path(spec: FitSpec, layer: str) -> Path:
+    """One layer's eigenbasis."""
+    return Path(spec.out) / PARTIAL / f"basis-{layer}.safetensors"
+
+
+def layer_path(folder: Path, layer: str) -> Path:
+    """The file of one layer's curvature.
+
+    Returns:
+        ``folder/layer-<name>.safetensors``.
+    """
+    return folder / f"layer-{layer}.safetensors"
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], **metadata: Any) -> str:
+    """Write tensors and counts under a temporary name and rename it; returns the path."""
+    with new_file(path) as temporary:
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()},
+            temporary,
+            metadata={k: str(v) for k, v in metadata.items()},
+        )
+    return str(path)
+
+
+def sum_tensors(paths: Sequence[Path], key: str) -> tuple[Tensor, dict[str, int]]:
+    """Add one tensor of several partial files, in a tree of fixed shape."""
+    tensors, counts = [], {"tokens": 0, "documents": 0}
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            tensors.append(file.get_tensor(key))
+            for name in counts:
+                counts[name] += int((file.metadata() or {}).get(name, 0))
+    while len(tensors) > 1:
+        pairs = zip(tensors[::2], [*tensors[1::2], None], strict=False)
+        tensors = [a if b is None else a + b for a, b in pairs]
+    return tensors[0], counts
+
+
+def read_basis(path: Path) -> tuple[fisher.Basis, dict[str, int]]:
+    """A layer's basis, and the counts of tokens and documents behind it."""
+    tensors = read_tensors(path)
+    with safe_open(path, framework="pt") as file:
+        counts = {k: int(v) for k, v in (file.metadata() or {}).items()}
+    basis = fisher.Basis(
+        out_basis_OO=tensors["out_basis"],
+        in_basis_II=tensors["in_basis"],
+        out_values_O=tensors["out_values"],
+        in_values_I=tensors["in_values"],
+    )
+    return basis, counts
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of a run.
+
+    Returns:
+        Its tensors.
+
+    Raises:
+        RunError: If the file is missing or damaged.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"File {path}: unreadable ({error}), a safetensors file of this run was expected. "
+            "Remove the folder it lies in and run again."
+        ) from None

@@ -1,0 +1,245 @@
+"""What a worker does for a curvature: one small spec in, one file out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from influence.documents import curvature as fisher
+from influence.documents.coverage import coverage
+from influence.documents.gradients import logits_of, refuse_not_finite, token_losses
+from influence.documents.head import (
+    OutputSketch,
+    merge_sketches,
+    output_subspace,
+    sketch_output_factor,
+)
+from influence.documents.labels import sample_labels
+from influence.documents.noise import label_noise
+from influence.layers import Layer, head_name
+from influence.text import Batch, Chunk, with_targets
+from pipelines.curvature_files import (
+    FitSpec,
+    basis_path,
+    labels_path,
+    partial_path,
+    read_basis,
+    save_tensors,
+    sum_tensors,
+)
+from pipelines.run_folder import write_json
+from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
+from pipelines.worker import ModelSpec, language_model, layers_of
+
+NOISE_DOCUMENTS, NOISE_DRAWS, COVERAGE_DOCUMENTS = 64, 2, 16
+
+
+def look_at_layers(model: ModelSpec) -> tuple[Layer, ...]:
+    """The tracked layers of a model."""
+    return layers_of(model)
+
+
+def describe_head(spec: FitSpec) -> tuple[str, int]:
+    """Name and vocabulary of the head, if it is tracked.
+
+    Returns:
+        ``("", 0)`` when it is not.
+    """
+    name = head_name(language_model(spec.model).model)
+    for layer in layers_of(spec.model):
+        if layer.name == name:
+            return name, layer.out_features
+    return "", 0
+
+
+def draw_labels(spec: FitSpec) -> str:
+    """Draw the Fisher's labels of one shard and keep them.
+
+    Returns:
+        The file.
+    """
+    loaded = language_model(spec.model)
+    [shard] = spec.shards
+    chunks = read_chunks(shard_path(Path(spec.tokens), shard))
+    labels: list[np.ndarray] = [np.empty(0, dtype=np.int32)] * len(chunks)
+    for work in batches(chunks, loaded.pad_id, spec.token_budget):
+        batch = work.batch.to(loaded.device)
+        keys = [spec.ids[chunks[i].document - spec.first] for i in work.rows]
+        drawn = sample_labels(loaded.model, batch, keys, spec.seed)
+        for row, label in zip(work.rows, drawn, strict=True):
+            labels[row] = label
+    table = pa.table({"labels": pa.array(labels, pa.list_(pa.int32()))})
+    return str(write_table(labels_path(spec, shard), table))
+
+
+def fisher_batches(spec: FitSpec) -> Iterator[Batch]:
+    """The batches of some shards with the Fisher's labels as targets.
+
+    Yields:
+        Batches on the worker's device.
+    """
+    loaded = language_model(spec.model)
+    for shard in spec.shards:
+        chunks = read_chunks(shard_path(Path(spec.tokens), shard))
+        labels = _read_labels(spec, shard, chunks)
+        for work in batches(chunks, loaded.pad_id, spec.token_budget):
+            rows = [chunks[i] for i in work.rows]
+            own = [labels[i] for i in work.rows]
+            yield with_targets(work.batch, own, rows).to(loaded.device)
+
+
+def _read_labels(spec: FitSpec, shard: int, chunks: Sequence[Chunk]) -> list[np.ndarray]:
+    if spec.labels == "empirical":
+        return [chunk.tokens[chunk.loss] for chunk in chunks]
+    column = read_table(labels_path(spec, shard)).column("labels").combine_chunks()
+    return [np.asarray(value.values, dtype=np.int32) for value in column]
+
+
+def partial_head(spec: FitSpec) -> str:
+    """Sketch the head's output factor over some shards.
+
+    Returns:
+        The file.
+    """
+    model = language_model(spec.model).model
+    sketch = sketch_output_factor(model, fisher_batches(spec), spec.rank, spec.seed)
+    return save_tensors(
+        partial_path(spec, spec.part),
+        {"product": sketch.product_VR, "trace": torch.tensor(sketch.trace, dtype=torch.float64)},
+        tokens=sketch.tokens,
+    )
+
+
+def merge_head(spec: FitSpec) -> str:
+    """Merge the sketches and keep the strongest directions of the head's output factor.
+
+    Returns:
+        The file ``head.safetensors``.
+    """
+    merged: OutputSketch | None = None
+    for part in spec.parts:
+        tensors = load_file(partial_path(spec, part))
+        one = OutputSketch(product_VR=tensors["product"], trace=float(tensors["trace"]), tokens=1)
+        merged = one if merged is None else merge_sketches(merged, one)
+    assert merged is not None
+    basis_VR, left_out = output_subspace(merged, spec.rank, spec.seed)
+    write_json(Path(spec.out) / "head.json", {"rank": spec.rank, "left_out": left_out})
+    return save_tensors(Path(spec.out) / "head.safetensors", {spec.part: basis_VR})
+
+
+def _pass_layers(spec: FitSpec) -> list[Layer]:
+    return [layer for layer in layers_of(spec.model) if layer.name in set(spec.layers)]
+
+
+def partial_factors(spec: FitSpec) -> str:
+    """First pass over some shards.
+
+    Returns:
+        The file of the partial sums.
+    """
+    model, layers = language_model(spec.model).model, _pass_layers(spec)
+    sums = fisher.kronecker_sums(model, layers, fisher_batches(spec))
+    _refuse_not_finite(spec, [*sums.inputs.values(), *sums.outputs.values()])
+    tensors = {f"{n}/A": v for n, v in sums.inputs.items()}
+    tensors |= {f"{n}/S": v for n, v in sums.outputs.items()}
+    return save_tensors(
+        partial_path(spec, spec.part), tensors, tokens=sums.tokens, documents=sums.documents
+    )
+
+
+def merge_and_decompose(spec: FitSpec) -> str:
+    """Add one layer's partial factors and decompose them; holds one layer's factors only.
+
+    Returns:
+        The file of the layer's basis.
+    """
+    [name] = spec.layers
+    paths = [partial_path(spec, part) for part in spec.parts]
+    inputs, counts = sum_tensors(paths, f"{name}/A")
+    outputs, _ = sum_tensors(paths, f"{name}/S")
+    sums = fisher.KroneckerSums(inputs={name: inputs}, outputs={name: outputs}, **counts)
+    basis = fisher.eigenbasis(sums, name)
+    tensors = {
+        "out_basis": basis.out_basis_OO,
+        "in_basis": basis.in_basis_II,
+        "out_values": basis.out_values_O,
+        "in_values": basis.in_values_I,
+    }
+    return save_tensors(basis_path(spec, name), tensors, **counts)
+
+
+def partial_eigenvalues(spec: FitSpec) -> str:
+    """Second pass over some shards.
+
+    Returns:
+        The file of the partial sums.
+    """
+    model, layers = language_model(spec.model).model, _pass_layers(spec)
+    if spec.diagonal:
+        bases = {layer.name: fisher.standard_basis(layer) for layer in layers}
+    else:
+        bases = {layer.name: read_basis(basis_path(spec, layer.name))[0] for layer in layers}
+    sums = fisher.eigenvalue_sums(model, layers, bases, fisher_batches(spec))
+    _refuse_not_finite(spec, list(sums.squares.values()))
+    return save_tensors(partial_path(spec, spec.part), dict(sums.squares), documents=sums.documents)
+
+
+def measure_quality(spec: FitSpec) -> dict[str, Any]:
+    """Label noise of the eigenvalues and the share of the gradient that is covered, on a sample.
+
+    Returns:
+        Figures for people.
+    """
+    loaded, layers = language_model(spec.model), layers_of(spec.model)
+    chunks = [
+        c
+        for s in spec.shards
+        for c in read_chunks(shard_path(Path(spec.tokens), s))
+        if c.chunk == 0
+    ]
+    sample = [
+        chunks[int(i)] for i in np.linspace(0, len(chunks) - 1, min(NOISE_DOCUMENTS, len(chunks)))
+    ]
+    single = [
+        w.batch.to(loaded.device)
+        for c in sample[:: max(1, len(sample) // COVERAGE_DOCUMENTS)]
+        for w in batches([c], loaded.pad_id, spec.token_budget)
+    ]
+    covered = coverage(loaded.model, layers, single)
+    works = [w.batch.to(loaded.device) for w in batches(sample, loaded.pad_id, spec.token_budget)]
+    noise = label_noise(
+        loaded.model, layers, works, seed=spec.seed, draws=NOISE_DRAWS, documents=len(chunks)
+    )
+    head = Path(spec.out) / "head.json"
+    return {
+        "documents": len(chunks),
+        "covered": covered.covered,
+        "left_out": [list(x) for x in covered.left_out],
+        "label_noise": noise.labels if spec.labels == "sampled" else 0.0,
+        "sampling_noise": noise.documents,
+        "head_left_out": _json(head)["left_out"] if head.exists() else None,
+        "head_rank": spec.rank if head.exists() else None,
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+
+    return dict(json.loads(path.read_text("utf-8")))
+
+
+@torch.no_grad()
+def _refuse_not_finite(spec: FitSpec, sums: Sequence[Tensor]) -> None:
+    """Find the document that spoilt a sum; runs the model again only when one is spoilt."""
+    if all(bool(torch.isfinite(values).all()) for values in sums):
+        return
+    for batch in fisher_batches(spec):
+        losses_BT = token_losses(logits_of(language_model(spec.model).model, batch), batch.targets)
+        refuse_not_finite(losses_BT, batch, "loss")

@@ -1,0 +1,117 @@
+"""Killed at any moment, and run again: the bytes of an undisturbed run, and no work done twice."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines.cluster import Workers
+from pipelines.runs import open_run
+from tests.pipelines import killed
+from tests.pipelines.small import QUERIES, build, digests, quiet, states, traces
+
+REPOSITORY = Path(__file__).parents[2]
+EACH_STAGE = (
+    "tokens/*/shard-*",
+    "model/*/checkpoints/step-*",
+    "curvature/*/labels-*",
+    "curvature/*/partial/factors-*",
+    "curvature/*/partial/basis-*",
+    "curvature/*/partial/eigenvalues-*",
+    "gradients/*/store/shard-*.json",
+)
+
+
+@pytest.fixture(scope="module")
+def survivor(written, tmp_path_factory):
+    """A run that was killed some twenty times; its folder and what each attempt found."""
+    folder = tmp_path_factory.mktemp("killed")
+    log = folder / "log.jsonl"
+    command = [sys.executable, killed.__file__, str(written), str(folder / "runs"), str(log)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    attempts = [json.loads(line) for line in log.read_text().splitlines()]
+    return folder / "runs" / "small", attempts, done.stderr
+
+
+def test_every_kill_landed_and_the_last_attempt_finished(survivor):
+    _, attempts, errors = survivor
+    missed = [f"{a['when']} {a['pattern']}" for a in attempts[:-1] if not a["killed"]]
+    assert not missed, errors
+    assert attempts[-1]["status"] == 0, errors
+
+
+def test_a_run_killed_in_every_stage_has_the_bytes_of_an_undisturbed_one(survivor, finished):
+    root, _, _ = survivor
+    exact = {n: d for n, d in digests(root).items() if n.startswith("exact/")}
+    assert {n: d for n, d in digests(root).items() if n not in exact} == {
+        n: d for n, d in digests(finished.root).items() if not n.startswith("exact/")
+    }
+    traces(finished, QUERIES[:1], exact=True, top=3)
+    expected = digests(finished.root)
+    assert len(exact) == 5
+    assert exact == {n: expected[n] for n in exact}
+
+
+def test_nothing_that_a_kill_left_is_made_again(survivor):
+    root, attempts, _ = survivor
+    found = [a["found"] for a in attempts]
+    last = {k: list(v) for k, v in states(root).items()}
+    for earlier, later in zip(found, [*found[1:], last], strict=True):
+        for name, state in earlier.items():
+            if not is_temporary(name):
+                assert later.get(name) in (state, None), name  # None: partial sums, removed
+
+
+def is_temporary(name):
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def test_kills_leave_no_temporary_files_for_ever(survivor):
+    root, _, _ = survivor
+    assert [n for n in states(root) if is_temporary(n)] == []
+
+
+def test_a_run_goes_on_when_workers_are_killed_in_every_stage(written, finished, tmp_path):
+    stop, hits = threading.Event(), []
+    killer = threading.Thread(target=kill_workers, args=(tmp_path / "small", stop, hits))
+    killer.start()
+    try:
+        run = build(written, tmp_path, Workers(2, None, quiet()))
+    finally:
+        stop.set()
+        killer.join()
+    assert len(hits) >= 3, hits
+    expected = {n: d for n, d in digests(finished.root).items() if not n.startswith("exact/")}
+    assert digests(run.root) == expected
+    assert traces(open_run(run.root), QUERIES[:1])
+
+
+def kill_workers(root, stop, hits):
+    """Kill one worker process each time that a stage's first file appears."""
+    todo = list(EACH_STAGE)
+    while todo and not stop.is_set():
+        for pattern in list(todo):
+            if next(root.glob(pattern), None) is not None:
+                todo.remove(pattern)
+                for worker in workers()[:1]:
+                    worker.kill()
+                    hits.append(pattern)
+        time.sleep(0.002)
+
+
+def workers():
+    """Worker processes of this process that are at work."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "spawn_main" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
