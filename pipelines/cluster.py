@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -75,21 +75,22 @@ class Workers:
         self._client = None
 
     def map(
-        self, step: Callable[[Spec], Result], specs: Sequence[Spec], label: str
+        self, step: Callable[[Spec], Result], specs: Sequence[Spec], label: str | None
     ) -> list[Result]:
         """Run a step for every spec, with a progress bar.
 
         Args:
             step: A module-level function of one spec.
             specs: Small, picklable, frozen.
-            label: What the progress bar says.
+            label: What the progress bar says; None: too short for a bar.
 
         Returns:
             The results in the order of the specs.
         """
         if not specs:
             return []
-        with bar(self.console, label, len(specs)) as advance:
+        shown = bar(self.console, label, len(specs)) if label else nullcontext(_no_bar)
+        with shown as advance:
             if self.scheduler is None and self.count == 0:
                 return _here(step, specs, advance)
             return _on_dask(self._started(), step, specs, advance)
@@ -98,6 +99,10 @@ class Workers:
         if self._client is None:
             self._client = self._stack.enter_context(_client(self.count, self.scheduler))
         return self._client
+
+
+def _no_bar(_steps: float) -> None:
+    pass
 
 
 def default_count() -> int:

@@ -173,7 +173,7 @@ def _with_head(base: FitSpec, config: RunConfig, workers: Workers) -> FitSpec:
     """Give a large vocabulary's head a low-rank output factor."""
     out = Path(base.out) / "head.safetensors"
     if not out.exists():
-        [name, vocabulary] = workers.map(describe_head, [base], "Looking at the head")[0]
+        [name, vocabulary] = workers.map(describe_head, [base], None)[0]
         if not name or vocabulary <= config.exact_head:
             return base
         names = _parts("head", base.shards, config.partitions)
@@ -312,4 +312,4 @@ def describe_layers(base: FitSpec, workers: Workers) -> tuple[Layer, ...]:
     Returns:
         Layers in module order.
     """
-    return workers.map(look_at_layers, [base.model], "Looking at the layers")[0]
+    return workers.map(look_at_layers, [base.model], None)[0]

@@ -3,16 +3,17 @@
 import os
 import shutil
 
-import pytest
-import torch
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import pytest
+import torch
+
 from tests.pipelines import small
 from tests.toys import save_toy, toy_llama, toy_tokenizer
+
+torch.set_num_threads(1)  # waiting for a second thread costs more than these tiny products
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import torch
+
 from tests.pipelines import small
 
+torch.set_num_threads(1)
 KINDS = (
     ("before", "*/corpus/*/documents.parquet"),
     ("after", "*/corpus/*/documents.parquet"),
