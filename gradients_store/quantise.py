@@ -51,10 +51,18 @@ def quantise(
                 "Store the vectors as float32 or int8."
             )
         return half_nP, ones_n
-    largest_n = np.abs(vector_nP).max(axis=1)
+    largest_n = np.maximum(vector_nP.max(axis=1), -vector_nP.min(axis=1))
     scale_n = np.maximum(largest_n / np.float32(_INT8_STEPS), np.finfo(np.float32).tiny)
-    steps_nP = np.rint(vector_nP / scale_n[:, None])
-    return np.clip(steps_nP, -_INT8_STEPS, _INT8_STEPS).astype(np.int8), scale_n
+    small_nP = np.empty(vector_nP.shape, dtype=np.int8)
+    for row, (vector_P, scale) in enumerate(zip(vector_nP, scale_n, strict=True)):
+        np.clip(
+            np.rint(vector_P / scale),
+            -_INT8_STEPS,
+            _INT8_STEPS,
+            out=small_nP[row],
+            casting="unsafe",
+        )
+    return small_nP, scale_n
 
 
 def dequantise(table: pa.Table) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ from gradients_store.writer import MANIFEST, ShardInfo, shard_from_dict, shard_n
 
 _MANIFEST_KEYS = {"header", "n_documents", "bytes", "shards", "quality"}
 _SUGGESTIONS = 10_000
+BLOCK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +48,23 @@ class Store:
         """Return every column but the vector, N rows; columns of a local store are mapped."""
         return self._columns(METADATA_COLUMNS)
 
-    def blocks(self, rows: int = 1024) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def block_rows(self) -> int:
+        """Return how many rows make a block of about 64 MB of float32."""
+        return int(min(1024, max(1, BLOCK_BYTES // (4 * self.header.dimension))))
+
+    def blocks(self, rows: int | None = None) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Stream the vectors in the order of the corpus.
 
         Args:
-            rows: The most rows of a block; a block ends where its shard ends.
+            rows: The most rows of a block; a block ends where its shard ends. None: what makes
+                about 64 MB.
 
         Yields:
             The row of the block's first document, and its whitened vectors ``[b, P]``.
         """
-        for start, table in self.tables(("scale", "vector"), rows):
+        for start, table in self.tables(
+            ("scale", "vector"), self.block_rows() if rows is None else rows
+        ):
             yield start, dequantise(table)
 
     def tables(self, columns: Sequence[str], rows: int = 1024) -> Iterator[tuple[int, pa.Table]]:

@@ -83,7 +83,7 @@ def search(
     top: int,
     skip: Collection[str] = (),
     group_by: Sequence[str] = (),
-    rows: int = 1024,
+    rows: int | None = None,
 ) -> SearchResult:
     r"""Find the strongest rows of both signs, with sums over all rows, in one pass.
 
@@ -95,8 +95,8 @@ def search(
         top: How many rows k to keep of each sign; fewer come back when fewer are scored.
         skip: Ids of documents to leave out of everything, for all queries.
         group_by: Text columns to sum by, such as ("source", "language").
-        rows: The most rows of a block; changes memory and speed, not the result (sums change by
-            float64 rounding).
+        rows: The most rows of a block, None: about 64 MB of them; changes memory and speed, not
+            the result (sums change by float64 rounding).
 
     Returns:
         The top rows, moments, histograms and group sums. Positive: a proponent.
@@ -117,7 +117,8 @@ def search(
     if len(skipped) == len(store):
         raise BadQuery("Search: every document is skipped, expected one to score. Skip fewer.")
     sums = _Sums(len(query), top, group_by)
-    for start, table in store.tables(("scale", "vector", *group_by), rows):
+    size = store.block_rows() if rows is None else rows
+    for start, table in store.tables(("scale", "vector", *group_by), size):
         score_Qb = _scores(dequantise(table), query, store.root)
         row_b = np.arange(start, start + table.num_rows)
         if skipped.size:
@@ -129,14 +130,14 @@ def search(
 
 
 def all_scores(
-    store: Store, query_QP: ArrayLike, rows: int = 1024
+    store: Store, query_QP: ArrayLike, rows: int | None = None
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Stream the scores of every row.
 
     Args:
         store: The store.
         query_QP: Whitened query gradients ``[Q, P]``, compressed as the store's vectors are.
-        rows: The most rows of a block.
+        rows: The most rows of a block; None: about 64 MB of them.
 
     Yields:
         The first row of the block, and its scores ``[Q, b]``.

@@ -122,11 +122,10 @@ def _special_head(model: nn.Module, layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _trained_parameters(model: nn.Module, layers: Sequence[Layer]) -> dict[str, nn.Parameter]:
-    """The parameters that count: adapters alone where there are any, else the original ones."""
+    """The parameters that count: what an adapter trains where there is one, else the original ones."""
     named = dict(model.named_parameters())
-    adapters = {n: p for n, p in named.items() if "lora_" in n}
-    if adapters:
-        return adapters
+    if any("lora_" in name for name in named):
+        return {n: p for n, p in named.items() if "lora_" in n or ".modules_to_save." in n}
     own = {f"{layer.name}.weight" for layer in layers if layer.name.endswith(f".{LOW_RANK}")}
     return {n: p for n, p in named.items() if n not in own}
 
