@@ -62,11 +62,15 @@ def main() -> None:
         exact_QN = exact_everywhere(traced, queries, workers)
     stored_QN = np.concatenate([s for _, s in _from_store(traced, queries)], axis=1)
     index = bm25s.BM25()
-    index.index(bm25s.tokenize([d["text"] for d in documents], show_progress=False), show_progress=False)
+    index.index(
+        bm25s.tokenize([d["text"] for d in documents], show_progress=False), show_progress=False
+    )
     bm25_QN = np.stack(
         [
             index.get_scores(
-                bm25s.tokenize(q["prompt"] + q["completion"], show_progress=False, return_ids=False)[0]
+                bm25s.tokenize(
+                    q["prompt"] + q["completion"], show_progress=False, return_ids=False
+                )[0]
             )
             for q in right
         ]
@@ -97,23 +101,29 @@ def _same_answer(question: dict[str, Any], documents: list[dict[str, Any]]) -> l
 
 
 def corruptions(
-    traced: Any, asked: list[dict[str, Any]], row_of: dict[str, int], documents: list[dict[str, Any]]
+    traced: Any,
+    asked: list[dict[str, Any]],
+    row_of: dict[str, int],
+    documents: list[dict[str, Any]],
 ) -> None:
     """Where do documents with a planted error rank, for the right and for the wrong answer?"""
     partly = [q for q in asked if q["corrupted_statements"] and not q["mislearned"]]
     wholly = [q for q in asked if q["mislearned"]]
     with Workers() as workers:
         for name, group, completion, sign in (
-            ("partly wrong facts, right answer: planted errors as opponents", partly, "completion", -1),
-            ("partly wrong facts, wrong answer: planted errors as proponents", partly, "contrast", 1),
-            ("mislearned facts, the model's answer: planted errors as proponents", wholly, "completion", 1),
+            ("partly wrong, right answer: planted errors as opponents", partly, "completion", -1),
+            ("partly wrong, wrong answer: planted errors as proponents", partly, "contrast", 1),
+            ("mislearned, model's answer: planted errors as proponents", wholly, "completion", 1),
         ):
-            queries = [Query(prompt=q["prompt"], completion=q[completion], id=q["id"]) for q in group]
+            queries = [
+                Query(prompt=q["prompt"], completion=q[completion], id=q["id"]) for q in group
+            ]
             scores_QN = exact_everywhere(traced, queries, workers)
             found = []
             for q, scores_N in zip(group, scores_QN, strict=True):
-                own = [i for i in (*q["supports"], *q["contradicts"]) if documents[row_of[i]]["corrupted"]]
-                found.append(ranks(sign * scores_N, {row_of[i] for i in own}))
+                about = [row_of[i] for i in (*q["supports"], *q["contradicts"])]
+                own = {i for i in about if documents[i]["corrupted"]}
+                found.append(ranks(sign * scores_N, own))
             print(json.dumps({"measure": name, **row("EK-FAC, exact", found)}))
 
 

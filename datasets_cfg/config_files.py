@@ -35,12 +35,27 @@ def read_config(path_or_name: str | Path) -> DatasetConfig:
     if not isinstance(settings, dict):
         came = type(settings).__name__
         raise DatasetError(f"{path}: came as {came}, expected `key: value` lines. Add some.")
-    return config_from(settings, str(path))
+    return config_from(_beside(settings, path.parent), str(path))
 
 
 def shipped_names() -> list[str]:
     """Names of the datasets that come with this package, sorted."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def _beside(settings: dict[Any, Any], folder: Path) -> dict[Any, Any]:
+    """Relative `paths` count from the YAML's folder, wherever the command is run."""
+    given = settings.get("paths")
+    paths = [given] if isinstance(given, str) else given
+    if not isinstance(paths, list):
+        return settings
+    return {**settings, "paths": [_absolute(path, folder) for path in paths]}
+
+
+def _absolute(path: Any, folder: Path) -> Any:
+    if not isinstance(path, str) or not path or "://" in path or Path(path).is_absolute():
+        return path
+    return str(folder.resolve() / path)
 
 
 def _find(path_or_name: str | Path) -> Path:

@@ -29,7 +29,7 @@ class DatasetConfig(BaseModel):
     format: Format
     """What the data is: files of one kind, a hub dataset, or the corpus made at run time."""
     paths: tuple[str, ...] = ()
-    """Files, folders, globs or fsspec URLs; relative ones count from the working directory."""
+    """Files, folders, globs or fsspec URLs; relative ones count from the YAML's folder."""
     hub_id: str | None = None
     """`owner/name` on the Hugging Face hub; for format hub only."""
     hub_config: str | None = None

@@ -68,18 +68,18 @@ def guarded(command: Callable[..., Any]) -> int:
     from pipelines.errors import RunError
 
     try:
-        command(standalone_mode=False)
+        code = command(standalone_mode=False)  # the code of a typer.Exit, else None
     except typer.Exit as end:
         return end.exit_code
     except (RunError, StoreError, DatasetError, InfluenceError) as error:
-        console().print(f"[bold red]Error[/bold red] {_plain(error)}", highlight=False)
+        _say_error(error)
         return 2
     except OSError as error:
         from pipelines.run_folder import explain_os_error
 
-        console().print(f"[bold red]Error[/bold red] {_plain(explain_os_error(error))}")
+        _say_error(explain_os_error(error))
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         console().print("Stopped. Finished work is kept: run the same command again to go on.")
         return 130
     except Exception as error:
@@ -92,13 +92,15 @@ def guarded(command: Callable[..., Any]) -> int:
             "If it fails again, please report the lines above."
         )
         return 1
-    return 0
+    return code if isinstance(code, int) else 0
 
 
-def _plain(error: object) -> str:
+def _say_error(error: object) -> None:
+    """One message; lines are not broken, so that paths in it stay whole."""
     from rich.markup import escape
 
-    return escape(str(error))
+    message = f"[bold red]Error[/bold red] {escape(str(error))}"
+    console().print(message, highlight=False, soft_wrap=True)
 
 
 # -- demo, run, index -----------------------------------------------------------------------------

@@ -214,7 +214,7 @@ def _explain(error: ValidationError) -> str:
         key = ".".join(str(x) for x in item["loc"])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, RunConfig.model_fields, n=1, cutoff=0.4)
-            hint = f"did you mean `{near[0]}`?" if near else "see README, 'A run's YAML'."
+            hint = f"did you mean `{near[0]}`?" if near else "see README, 'Every key of a run'."
             lines.append(f"unknown key `{key}`; {hint}")
         elif key:
             lines.append(f"{key}: {item['input']!r} given; {item['msg']}.")

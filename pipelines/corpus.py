@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,18 @@ def build_corpus(config: RunConfig, root: Path) -> Stage:
     stage = Stage("corpus", key_of(data=prints), root)
     if stage.is_sealed():
         return stage
+    if not (stage.path / DOCUMENTS).exists():
+        _join(configs, stage.path / DOCUMENTS)
+    return seal(stage, _counts(_read(stage.path / DOCUMENTS)))
+
+
+def _join(configs: Sequence[Any], path: Path) -> None:
     disable_progress_bars()
     tables = [_with_dataset(datasets_cfg.load(c), c.name) for c in configs]
     table = pa.concat_tables(tables, promote_options="permissive")
     _refuse_duplicates(table)
-    with new_file(stage.path / DOCUMENTS) as temporary:
+    with new_file(path) as temporary:
         pq.write_table(table, temporary, row_group_size=4096)
-    return seal(stage, _counts(table))
 
 
 def _with_dataset(loaded: Any, name: str) -> pa.Table:

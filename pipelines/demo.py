@@ -52,9 +52,12 @@ def demo(folder: Path, workers: int | None, console: Console) -> list[Path]:
     console.print(f"\nDone in {time.perf_counter() - begun:.0f} s. Pages to look at:")
     for page in pages:
         console.print(f"  {page}", soft_wrap=True, highlight=False)
+    own = _a_question(traced)
     console.print(
-        'Ask your own: influence trace demo --prompt "The capital of Japan is" --completion " Tokyo"',
+        f'Ask your own: influence trace demo --prompt "{own["prompt"]}" '
+        f'--completion "{own["completion"]}"',
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     return pages
@@ -81,6 +84,19 @@ def demo_queries(traced: Traced) -> list[Query]:
         Query(prompt="The capital of Italy is", completion=" Rome", contrast=" Madrid"),
         Query(prompt=str(wrong["prompt"]), completion=str(wrong["completion"])),
     ]
+
+
+def _a_question(traced: Traced) -> dict[str, Any]:
+    """A capital that the model knows, other than those that the demo traces."""
+    return next(
+        q
+        for q in answers(traced)
+        if q["right"]
+        and q["relation"] == "capital"
+        and q["language"] == "en"
+        and not q["corrupted_statements"]
+        and q["subject"] not in ("France", "Italy")
+    )
 
 
 def says(traced: Traced, question: dict[str, Any]) -> bool:

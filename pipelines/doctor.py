@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import torch
+from datasets import disable_progress_bars
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -37,6 +38,7 @@ def examine(config: RunConfig, folder: Path) -> dict[str, Any]:
     Returns:
         ``costs`` by stage, ``findings`` (level, what, what to do) and counts.
     """
+    disable_progress_bars()
     findings = [*_install(), *_disk_and_memory(config, folder)]
     loaded = [datasets_cfg.load(datasets_cfg.read_config(name)) for name in config.data]
     documents = sum(len(table) for table in loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -107,7 +108,8 @@ def build_store(
     if stage.is_sealed():
         return stage
     header = make_header(config, corpus, tokens, curvature, model, sketch)
-    save_sketch(stage.path / "sketch.safetensors", sketch)
+    if not (stage.path / "sketch.safetensors").exists():
+        save_sketch(stage.path / "sketch.safetensors", sketch)
     specs = plan_shards(config, corpus, tokens, curvature, model, stage, header)
     done = gradients_store.sealed_shards(stage.path / "store", header)
     workers.map(index_shard, [s for s in specs if s.shard not in done], "Gradients of documents")
@@ -252,17 +254,12 @@ def save_sketch(path: Path, sketch: Sketch) -> None:
         path: A safetensors file.
         sketch: The sketch.
     """
+    about = {"kind": sketch.kind, "side": sketch.side, "seed": sketch.seed}
+    shapes = [[name, *shape] for name, shape in sketch.shapes.items()]
+    # one entry, as safetensors writes several in any order, and equal sketches have equal bytes
+    metadata = {"sketch": json.dumps({**about, "shapes": shapes})}
     with new_file(path) as temporary:
-        save_file(
-            {"": torch.zeros(0), **sketch.coordinates},
-            temporary,
-            metadata={
-                "kind": sketch.kind,
-                "side": str(sketch.side),
-                "seed": str(sketch.seed),
-                "shapes": ";".join(f"{n}={o}x{i}" for n, (o, i) in sketch.shapes.items()),
-            },
-        )
+        save_file({"": torch.zeros(0), **sketch.coordinates}, temporary, metadata=metadata)
 
 
 @lru_cache(maxsize=2)
@@ -276,20 +273,9 @@ def load_sketch(path: str) -> Sketch:
 
     tensors = read_tensors(Path(path))
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    shapes = {}
-    for item in metadata["shapes"].split(";"):
-        name, _, shape = item.partition("=")
-        out, _, inputs = shape.partition("x")
-        shapes[name] = (int(out), int(inputs))
-    coordinates = {n: t for n, t in tensors.items() if n}
-    return Sketch(
-        kind=metadata["kind"],
-        shapes=shapes,
-        coordinates=coordinates,
-        side=int(metadata["side"]),
-        seed=int(metadata["seed"]),
-    )
+        about = json.loads(file.metadata()["sketch"])
+    about["shapes"] = {name: (out, inputs) for name, out, inputs in about["shapes"]}
+    return Sketch(**about, coordinates={n: t for n, t in tensors.items() if n})
 
 
 @lru_cache(maxsize=1)

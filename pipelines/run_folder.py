@@ -26,6 +26,7 @@ from pipelines.errors import RunError
 
 FORMAT = 1
 """Version of the run folder's layout; part of every key."""
+RUN_FILE = "run.yaml"
 SEAL = "sealed.json"
 PARTIAL = "partial"
 """Subfolder of a stage for what is only needed until the stage is sealed."""
@@ -215,6 +216,19 @@ def write_json(path: Path, value: Any) -> Path:
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
     return path
+
+
+def clear_leftovers(root: Path) -> None:
+    """Remove the temporary files that a killed run left in its stages; call it while locked.
+
+    Args:
+        root: The run's folder.
+    """
+    for path in [*root.glob(f".{RUN_FILE}.*"), *root.glob("*/*/**/.*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.relative_to(root).parts[0] not in ("traces", "exact"):  # tracing takes no lock
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -31,12 +31,11 @@ from pipelines.gradients import (
     open_checked,
     plan_shards,
 )
-from pipelines.run_folder import Stage, locked, new_file
+from pipelines.run_folder import RUN_FILE, Stage, clear_leftovers, locked, new_file
 from pipelines.trace import Traced
 from pipelines.training import build_model, build_tokenizer
 from pipelines.worker import ModelSpec
 
-RUN_FILE = "run.yaml"
 PACKAGES = (
     "torch",
     "transformers",
@@ -83,6 +82,7 @@ def build_run(
     """
     root = Path(folder).resolve() / config.name
     with locked(root):
+        clear_leftovers(root)
         corpus = build_corpus(config, root)
         tokenizer = _tokenizer(config, root, corpus)
         tokens = build_tokens(config, root, corpus, tokenizer, workers)
@@ -281,8 +281,8 @@ def open_run(path: str | Path, folder: str | Path = "runs") -> Run:
         unsealed = [stage for stage in found.values() if not stage.is_sealed()]
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(
-            f"Run {root}: {RUN_FILE} is damaged ({error!r}), the file that `influence run` writes "
-            "was expected. Run `influence run` again: finished stages are kept."
+            f"Run {root}: {RUN_FILE} is damaged ({' '.join(str(error).split())}), the file that "
+            "`influence run` writes was expected. Run `influence run` again: finished stages are kept."
         ) from None
     for stage in unsealed:
         raise RunError(

@@ -81,6 +81,8 @@ def run_traces(
             "Trace: a query is called 'id', which is the documents' column in the wide layout. "
             "Call it otherwise, or use `--layout long`."
         )
+    if options.html is not None:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
     if options.all_scores is not None:
         write_all_scores(run, queries, options, workers)
     results = []

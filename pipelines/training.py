@@ -444,7 +444,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     state = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+            state[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().clone()
     return state
 
 

@@ -18,6 +18,7 @@ Source: George et al. (2018), arXiv:1806.03884; Grosse et al. (2023), arXiv:2308
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ import torch
 from curvlinops import EKFACLinearOperator, FisherType
 from torch import Tensor, nn
 
-from influence.documents.gradients import logits_of, per_row
-from influence.documents.preconditioner import LayerCurvature
+from influence.documents.gradients import backward, logits_of, per_row
+from influence.documents.preconditioner import LayerCurvature, rotate
 from influence.errors import GradientError
 from influence.layers import Layer
 from influence.text import Batch
@@ -200,9 +201,7 @@ def kronecker_sums(
             _add(outputs, layer.name, state["gradient_covariances"][_key(layer.name)])
         tokens += batch.n_loss_tokens
         documents.update(batch.document.tolist())
-    return KroneckerSums(
-        inputs=inputs, outputs=outputs, tokens=tokens, documents=len(documents)
-    )
+    return KroneckerSums(inputs=inputs, outputs=outputs, tokens=tokens, documents=len(documents))
 
 
 def _refuse_half(model: nn.Module) -> None:
@@ -288,6 +287,10 @@ def eigenvalue_sums(
 ) -> EigenvalueSums:
     """Second pass: squared gradients in the eigenbasis, summed over the documents of some batches.
 
+    Of a document in several chunks, each chunk is squared alone.  With sampled labels that has the
+    same expectation: labels are independent given the text, so that cross terms average to zero.
+    With empirical labels it leaves the cross terms between chunks out.
+
     Args:
         model: A causal LM in eval mode with frozen parameters.
         layers: Tracked layers.
@@ -306,16 +309,56 @@ def eigenvalue_sums(
     out_basis = {_key(x.name): bases[x.name].out_basis_OO.to(like) for x in layers}
     squares: dict[str, Tensor] = {}
     documents: set[int] = set()
+    reused: set[str] | None = None
     for batch in batches:
-        with _seen_by_curvlinops(model, layers, batch, factors=False) as operator:
-            _load_basis(operator, in_basis, out_basis)
-            operator.compute_eigenvalue_correction()
-            state = operator.state_dict()
-        for layer in layers:
+        if reused is None:
+            reused = _used_repeatedly(model, layers, batch)
+        once = [layer for layer in layers if layer.name not in reused]
+        if once:
+            with _seen_by_curvlinops(model, once, batch, factors=False) as operator:
+                _load_basis(operator, in_basis, out_basis)
+                operator.compute_eigenvalue_correction()
+                state = operator.state_dict()
+        for layer in once:
             value = state["corrected_eigenvalues"][_key(layer.name)]
             _add(squares, layer.name, value if isinstance(value, Tensor) else value.popitem()[1])
+        for layer in layers:
+            if layer.name in reused:
+                _add(squares, layer.name, _joined_squares(model, layer, bases[layer.name], batch))
         documents.update(batch.document.tolist())
     return EigenvalueSums(squares=squares, documents=len(documents))
+
+
+@torch.no_grad()
+def _used_repeatedly(model: nn.Module, layers: Sequence[Layer], batch: Batch) -> set[str]:
+    """Layers that run more than once in a forward pass: curvlinops would square each use alone."""
+    uses: Counter[str] = Counter()
+
+    def count(name: str) -> Any:
+        return lambda *_: uses.update([name])
+
+    handles = [model.get_submodule(x.name).register_forward_hook(count(x.name)) for x in layers]
+    try:
+        logits_of(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name for name, number in uses.items() if number > 1}
+
+
+def _joined_squares(model: nn.Module, layer: Layer, basis: Basis, batch: Batch) -> Tensor:
+    """Squares of one layer's rotated gradients, its uses summed first; ``[O, I]``."""
+    found: list[Tensor] = []
+    rotation = LayerCurvature(
+        eigenvalues_OI=None, out_basis_OO=basis.out_basis_OO, in_basis_II=basis.in_basis_II
+    )
+
+    def consume(_name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        rotated_BOI = rotate(to(rotation, inputs_BTI), inputs_BTI, output_BTO)
+        found.append(rotated_BOI.square().sum(dim=0))
+
+    backward(model, [layer], batch, consume)
+    return found[0]
 
 
 def _load_basis(

@@ -114,9 +114,7 @@ def token_score(document: Trace, solved) -> Tensor:
     length = len(next(iter(document.inputs.values())))
     return torch.stack(
         [
-            sum(
-                document.outputs[n][t] @ solved[n] @ document.inputs[n][t] for n in solved
-            )
+            sum(document.outputs[n][t] @ solved[n] @ document.inputs[n][t] for n in solved)
             for t in range(length)
         ]
     )

@@ -187,7 +187,10 @@ def kronfluence_scores(toy, folder):
         score_args=score,
     )
     found = analyzer.load_pairwise_scores("s")["all_modules"]
-    covariances, lambdas = analyzer.load_covariance_matrices("f"), analyzer.load_lambda_matrices("f")
+    covariances, lambdas = (
+        analyzer.load_covariance_matrices("f"),
+        analyzer.load_lambda_matrices("f"),
+    )
     return found.to(wide), {**covariances, **lambdas}
 
 

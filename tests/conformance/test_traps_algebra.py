@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from influence import text
-from influence.documents import curvature, gradients, preconditioner, scores, sketch
+from influence.documents import curvature, gradients, preconditioner, scores
 from influence.documents.curvature import Basis
 from influence.documents.preconditioner import LayerCurvature
 from influence.errors import GradientError
@@ -260,57 +260,3 @@ def test_trap_10_a_rotation_within_equal_eigenvalues_changes_no_result():
 
 def _signs(random, size):
     return torch.from_numpy(random.choice([-1.0, 1.0], size))
-
-
-def test_trap_14_projections_are_seeded_by_seed_module_and_side_and_scaled():
-    first = sketch.projection(0, "a", "in", 64, 16)
-    assert torch.equal(first, sketch.projection(0, "a", "in", 64, 16))
-    others = [(1, "a", "in"), (0, "b", "in"), (0, "a", "out")]
-    for seed, name, side in others:
-        assert not torch.equal(first, sketch.projection(seed, name, side, 64, 16))
-    assert_matches(first.abs(), torch.full((64, 16), 0.25))  # 1 / sqrt(p)
-
-
-def test_trap_14_queries_and_documents_are_projected_alike(toy):
-    fisher = setting.fit(toy, setting.batched(toy))[3]
-    shapes = setting.full_sketch(toy).shapes
-    batch = text.collate(toy.chunks, 0)
-    found, _ = gradients.per_document_gradients(toy.model, toy.layers, batch)
-    kinds = [sketch.random_projection(shapes, 3, seed=1), sketch.top_eigen(fisher, 0.1, 40)]
-    for kind in kinds:
-        rows = scores.whitened_rows(toy.model, toy.layers, fisher, 0.1, kind, batch)
-        assert rows.vectors_BP.shape[1] == kind.dimension
-        assert_matches(scores.whitened_queries(fisher, 0.1, kind, found), rows.vectors_BP)
-
-
-def test_trap_14_another_projection_is_refused(tmp_path):
-    import gradients_store
-
-    fields = {
-        **dict.fromkeys(("model", "tokenizer", "corpus", "curvature"), "x"),
-        **{"layers": ("a",), "curvature_kind": "ekfac", "damping": 0.1, "sketch": "random"},
-        **{"sketch_size": 2, "dtype": "float32", "dimension": 4},
-        **{"n_documents": 2, "shard_documents": 2},
-    }
-    kinds = [sketch.random_projection({"a": (4, 4)}, 2, seed) for seed in (0, 1)]
-    stored, wanted = (
-        gradients_store.Header(
-            **fields, sketch_seed=kind.seed, sketch_coordinates=kind.fingerprint()
-        )
-        for kind in kinds
-    )
-    row = np.ones(2, np.float32)
-    rows = gradients_store.Rows(
-        id=["a", "b"],
-        source=["s", "s"],
-        language=["en", "en"],
-        n_tokens=np.array([3, 3]),
-        loss=row,
-        self_influence=row,
-        gradient_norm=row,
-        vector=np.ones((2, 4), np.float32),
-    )
-    shard = gradients_store.write_shard(str(tmp_path / "s"), 0, rows, stored)
-    gradients_store.seal(str(tmp_path / "s"), stored, [shard], {})
-    with pytest.raises(gradients_store.HeaderMismatch, match="sketch_seed"):
-        gradients_store.open_store(str(tmp_path / "s"), expect=wanted)

@@ -70,7 +70,10 @@ def compare(found, expected):
 
 def by_definition(toy, bases, queries):
     """The same as `everything`, from the slow reference."""
-    traced, asked = setting.traces(toy), [reference.trace(toy.model, toy.layers, q) for q in queries]
+    traced, asked = (
+        setting.traces(toy),
+        [reference.trace(toy.model, toy.layers, q) for q in queries],
+    )
     plain = [reference.trace(toy.model, toy.layers, chunk) for chunk in toy.chunks]
     found, solved = {}, [{} for _ in queries]
     for layer in toy.layers:
@@ -160,7 +163,7 @@ def test_trap_04_labels_do_not_depend_on_batches_order_padding_or_resume(toy):
     expected = setting.drawn_labels(toy)
     order = np.random.default_rng(0).permutation(len(toy.chunks))
     for size in (1, 7, len(toy.chunks)):
-        for side, extra in PADDINGS:
+        for extra, side in PADDINGS[:: 1 if size == 7 else 2]:
             for rows in (np.arange(len(order)), order):
                 for start in range(0, len(rows), size):
                     chunks = [toy.chunks[i] for i in rows[start : start + size]]

@@ -1,4 +1,4 @@
-"""Traps 11, 12, 16, 17 and 21: which parameters, which kernel, which optimizer state, which key."""
+"""Traps 11, 12, 14, 16, 17, 21: parameters, kernels, projections, optimizer states, keys."""
 
 import json
 import logging
@@ -6,17 +6,20 @@ from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import gradients_store
 from influence import text
-from influence.documents import curvature, gradients
+from influence.documents import curvature, gradients, scores, sketch
 from influence.documents.coverage import coverage
 from influence.models import fingerprint, load_model, tracked_layers, uncovered_parameters
 from pipelines import run_folder
+from pipelines.config import RunConfig
 from pipelines.curvature import curvature_key
 from pipelines.training import load_optimizer_state, make_optimizer, optimizer_state
 from tests.conformance import reference, setting
@@ -64,6 +67,58 @@ def test_trap_12_models_are_loaded_eager_without_dropout_and_do_not_see_their_ba
         assert torch.equal(together[layer.name], again[layer.name])
 
 
+def test_trap_14_projections_are_seeded_by_seed_module_and_side_and_scaled():
+    first = sketch.projection(0, "a", "in", 64, 16)
+    assert torch.equal(first, sketch.projection(0, "a", "in", 64, 16))
+    others = [(1, "a", "in"), (0, "b", "in"), (0, "a", "out")]
+    for seed, name, side in others:
+        assert not torch.equal(first, sketch.projection(seed, name, side, 64, 16))
+    assert_matches(first.abs(), torch.full((64, 16), 0.25))  # 1 / sqrt(p)
+
+
+def test_trap_14_queries_and_documents_are_projected_alike(toy):
+    fisher = setting.fit(toy, setting.batched(toy))[3]
+    shapes = setting.full_sketch(toy).shapes
+    batch = text.collate(toy.chunks, 0)
+    found, _ = gradients.per_document_gradients(toy.model, toy.layers, batch)
+    kinds = [sketch.random_projection(shapes, 3, seed=1), sketch.top_eigen(fisher, 0.1, 40)]
+    for kind in kinds:
+        rows = scores.whitened_rows(toy.model, toy.layers, fisher, 0.1, kind, batch)
+        assert rows.vectors_BP.shape[1] == kind.dimension
+        assert_matches(scores.whitened_queries(fisher, 0.1, kind, found), rows.vectors_BP)
+
+
+def test_trap_14_another_projection_is_refused(tmp_path):
+    fields = {
+        **dict.fromkeys(("model", "tokenizer", "corpus", "curvature"), "x"),
+        **{"layers": ("a",), "curvature_kind": "ekfac", "damping": 0.1, "sketch": "random"},
+        **{"sketch_size": 2, "dtype": "float32", "dimension": 4},
+        **{"n_documents": 2, "shard_documents": 2},
+    }
+    kinds = [sketch.random_projection({"a": (4, 4)}, 2, seed) for seed in (0, 1)]
+    stored, wanted = (
+        gradients_store.Header(
+            **fields, sketch_seed=kind.seed, sketch_coordinates=kind.fingerprint()
+        )
+        for kind in kinds
+    )
+    row = np.ones(2, np.float32)
+    rows = gradients_store.Rows(
+        id=["a", "b"],
+        source=["s", "s"],
+        language=["en", "en"],
+        n_tokens=np.array([3, 3]),
+        loss=row,
+        self_influence=row,
+        gradient_norm=row,
+        vector=np.ones((2, 4), np.float32),
+    )
+    shard = gradients_store.write_shard(str(tmp_path / "s"), 0, rows, stored)
+    gradients_store.seal(str(tmp_path / "s"), stored, [shard], {})
+    with pytest.raises(gradients_store.HeaderMismatch, match="sketch_seed"):
+        gradients_store.open_store(str(tmp_path / "s"), expect=wanted)
+
+
 def lora_toy(kind):
     toy = setting.make_toy(kind, count=6)
     names = ["c_attn", "c_proj"] if kind == "gpt2" else ["q_proj", "down_proj"]
@@ -102,10 +157,8 @@ def test_trap_16_a_tiny_damping_degenerates_to_one_over_lambda():
         in_basis_II=torch.eye(2, dtype=torch.float64),
     )
     ones = {"x": torch.ones(1, 1, 2, dtype=torch.float64)}
-    from influence.documents.scores import directions
-
-    tiny = directions({"x": layer}, 1e-12, ones)["x"][0, 0]
-    usual = directions({"x": layer}, 0.1, ones)["x"][0, 0]
+    tiny = scores.directions({"x": layer}, 1e-12, ones)["x"][0, 0]
+    usual = scores.directions({"x": layer}, 0.1, ones)["x"][0, 0]
     assert tiny[1] / tiny[0] > 1e11
     assert usual[1] / usual[0] == pytest.approx(21.0)
 
@@ -168,16 +221,6 @@ def test_trap_21_a_models_fingerprint_is_of_its_contents(tmp_path, caplog):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "d").config.rms_norm_eps == 0.1
 
 
-SETTINGS = {
-    "layers": "all",
-    "curvature": "ekfac",
-    "labels": "sampled",
-    "label_seed": 0,
-    "curvature_documents": None,
-    "exact_head": 5000,
-    "head_rank": 256,
-    "token_budget": 1024,
-}
 OTHERS = {
     "layers": "mlp",
     "curvature": "kfac",
@@ -193,7 +236,7 @@ def test_trap_21_the_key_of_a_curvature_changes_with_all_that_changes_it(monkeyp
     def key(tokens="t", model="m", path="/a", **changes):
         stage = SimpleNamespace(key=tokens, path=path)
         spec = SimpleNamespace(fingerprint=model, source=path)
-        return curvature_key(SimpleNamespace(**SETTINGS | changes), stage, spec)
+        return curvature_key(RunConfig.model_construct(**changes), stage, spec)
 
     expected = key()
     assert key(path="/b") == expected

@@ -68,7 +68,7 @@ def test_read_config_reads_a_file(tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text("name: t\nformat: text\npaths: [a.txt, b.txt]\n")
     config = read_config(path)
-    assert config.paths == ("a.txt", "b.txt")
+    assert config.paths == (str(tmp_path / "a.txt"), str(tmp_path / "b.txt"))
     assert config.kind == "text"
 
 

@@ -50,7 +50,9 @@ def test_coverage_of_an_untied_model_is_the_dense_share(make):
     found = coverage(model, layers, batches)
     assert found.covered == pytest.approx(sum(expected) / 3, rel=1e-9)
     left_out = dict(found.left_out)
-    tables = [dense_share(model, b, lambda n: "embed" in n or ".wt" in n or ".wp" in n) for b in batches]
+    tables = [
+        dense_share(model, b, lambda n: "embed" in n or ".wt" in n or ".wp" in n) for b in batches
+    ]
     assert left_out["embeddings"] == pytest.approx(sum(tables) / 3, rel=1e-9)
 
 
@@ -78,7 +80,9 @@ def test_coverage_of_lora_counts_adapters_alone():
     model = model.double().eval().requires_grad_(False)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            )
     assert coverage(model, tracked_layers(model), rows()).covered == pytest.approx(1, abs=1e-9)
     half = coverage(model, tracked_layers(model, "mlp"), rows())
     assert 0 < half.covered < 1

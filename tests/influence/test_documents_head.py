@@ -13,7 +13,9 @@ VOCABULARY = 40
 
 
 def batches_of(chunks, size=3):
-    return [text.collate(chunks[i : i + size], 0, extra_padding=1) for i in range(0, len(chunks), size)]
+    return [
+        text.collate(chunks[i : i + size], 0, extra_padding=1) for i in range(0, len(chunks), size)
+    ]
 
 
 def dense_factor(model, batches):
@@ -72,7 +74,9 @@ def test_output_sketches_of_partitions_add_up():
     model = toy_llama(vocab=VOCABULARY)
     batches = batches_of(random_chunks(10, vocab=VOCABULARY), size=2)
     whole = head.sketch_output_factor(model, batches, 6, seed=3)
-    parts = [head.sketch_output_factor(model, part, 6, seed=3) for part in (batches[:2], batches[2:])]
+    parts = [
+        head.sketch_output_factor(model, part, 6, seed=3) for part in (batches[:2], batches[2:])
+    ]
     merged = head.merge_sketches(*parts)
     assert_matches(merged.product_VR, whole.product_VR)
     assert (merged.trace, merged.tokens) == (pytest.approx(whole.trace), whole.tokens)
@@ -92,7 +96,9 @@ def test_a_projected_head_goes_through_both_passes_and_scoring(make):
     assert_matches(found[f"{name}.low_rank"], basis.Q.T @ whole[name])
     layers = [x for x in tracked_layers(low) if x.role == "head"]
     sums = curvature.kronecker_sums(low, layers, [batch])
-    full = curvature.kronecker_sums(exact, [x for x in tracked_layers(exact) if x.name == name], [batch])
+    full = curvature.kronecker_sums(
+        exact, [x for x in tracked_layers(exact) if x.name == name], [batch]
+    )
     assert_matches(sums.outputs[f"{name}.low_rank"], basis.Q.T @ full.outputs[name] @ basis.Q)
     assert_matches(sums.inputs[f"{name}.low_rank"], full.inputs[name])
     bases = {x.name: curvature.eigenbasis(sums, x.name) for x in layers}

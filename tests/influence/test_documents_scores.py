@@ -68,7 +68,9 @@ def odd():
 
 def test_gradients_of_layers_used_twice_and_of_flat_inputs_are_autograds(odd):
     model, layers, chunks = odd
-    found, _ = gradients.per_document_gradients(model, layers, text.collate(chunks, 0, "left", 3))
+    found, _ = gradients.per_document_gradients(
+        model, layers, text.collate(chunks, 0, extra_padding=3)
+    )
     for row, chunk in enumerate(chunks):
         for name, value in autograd(model, chunk).items():
             assert_matches(found[name][row], value)

@@ -103,5 +103,3 @@ def test_recall_counts_the_exact_top_of_both_signs_among_the_candidates():
     assert sketch.recall(compressed, exact, top=2, candidates=2) == pytest.approx(0.5)
     assert sketch.recall(exact, exact, top=2, candidates=2) == 1.0
     assert sketch.recall(compressed, exact, top=2, candidates=6) == 1.0
-
-

@@ -30,7 +30,7 @@ def kernel_environment(tiny_run, monkeypatch):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     for name, value in {**QUESTION, "INFLUENCE_RUN": str(tiny_run), "PYTHONPATH": path}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures are wanted in the notebook
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 

@@ -67,7 +67,12 @@ def write_run(folder, rows=None, *, dataset=None, **settings):
         "source_column": "source",
         "language_column": "language",
     }
-    about = {"name": "small", "format": "jsonl", "paths": [str(folder / "docs.jsonl")], **(dataset or columns)}
+    about = {
+        "name": "small",
+        "format": "jsonl",
+        "paths": [str(folder / "docs.jsonl")],
+        **(dataset or columns),
+    }
     (folder / "docs.yaml").write_text(json.dumps(about), "utf-8")
     values = {"name": "small", "data": "docs.yaml", **SETTINGS, **settings}
     kept = {key: value for key, value in values.items() if value is not None}
@@ -111,13 +116,14 @@ def rows_by_id(trace):
     return {row["id"]: row for row in (*trace["proponents"], *trace["opponents"])}
 
 
-def digests(root: Path):
-    """Checksums of all files of a run's stages; traces, locks and ``run.yaml`` are left out."""
+def digests(root: Path, exact: bool = False):
+    """Checksums of all files of a run's stages, or of the exact scores beside them."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.is_file() and "/" in name and not hidden and not name.startswith("traces/"):
+        wanted = name.startswith("exact/") if exact else not name.startswith(("exact/", "traces/"))
+        if path.is_file() and "/" in name and not hidden and wanted:
             found[name] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return found
 

@@ -1,0 +1,102 @@
+"""Where the work runs: here, in local processes, on somebody's scheduler."""
+
+import io
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+from rich.console import Console
+
+from pipelines.cluster import Workers, default_count, report_share
+from pipelines.errors import RunError
+from tests.pipelines.small import quiet
+
+
+@dataclass(frozen=True)
+class Spec:
+    number: int
+
+
+def square(spec):
+    report_share(0.5)
+    return spec.number**2
+
+
+def whose(spec):
+    return os.getpid(), torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+
+
+def fail(spec):
+    raise RunError(f"Step {spec.number}: nothing given, a number was expected.")
+
+
+def die(spec):
+    os._exit(9)
+
+
+SPECS = [Spec(n) for n in range(5)]
+
+
+def test_work_here_keeps_the_order_and_starts_nothing():
+    with Workers(0, None, quiet()) as pool:
+        assert pool.map(square, SPECS, "Squares") == [0, 1, 4, 9, 16]
+        [(process, threads, _)] = pool.map(whose, SPECS[:1], "Who")
+    assert process == os.getpid()
+    assert threads == 1
+
+
+def test_no_specs_start_no_worker():
+    with Workers(2, "tcp://127.0.0.1:1", quiet()) as pool:
+        assert pool.map(square, [], "Nothing") == []
+
+
+def test_errors_here_reach_the_caller():
+    with Workers(0, None, quiet()) as pool, pytest.raises(RunError, match="^Step 0: nothing"):
+        pool.map(fail, SPECS, "Failing")
+
+
+def test_local_processes_keep_the_order_and_their_errors_reach_the_caller():
+    with Workers(1, None, quiet()) as pool:
+        assert pool.map(square, SPECS, "Squares") == [0, 1, 4, 9, 16]
+        [(process, _, threads)] = pool.map(whose, SPECS[:1], "Who")
+        assert process != os.getpid()
+        assert threads == "1"
+        with pytest.raises(RunError, match="^Step . nothing|^Step"):
+            pool.map(fail, SPECS, "Failing")
+        assert pool.map(square, SPECS[:2], "Still there") == [0, 1]
+
+
+def test_a_running_scheduler_is_used():
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Workers(None, cluster.scheduler_address, quiet()) as pool,
+    ):
+        assert pool.map(square, SPECS, "Squares") == [0, 1, 4, 9, 16]
+
+
+def test_a_worker_that_always_dies_is_reported(monkeypatch):
+    import dask
+
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        with (
+            Workers(1, None, quiet()) as pool,
+            pytest.raises(RunError, match="memory is the usual"),
+        ):
+            pool.map(die, SPECS[:1], "Dying")
+
+
+def test_progress_is_one_line_where_nobody_watches():
+    out = io.StringIO()
+    with Workers(0, None, Console(file=out)) as pool:
+        pool.map(square, SPECS, "Squares")
+    assert out.getvalue().count("Squares") == 1
+    assert "5/5" in out.getvalue()
+
+
+def test_default_count_is_at_least_one():
+    assert 1 <= default_count() <= 8
