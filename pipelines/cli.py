@@ -69,6 +69,8 @@ def guarded(command: Callable[..., Any]) -> int:
 
     try:
         code = command(standalone_mode=False)  # the code of a typer.Exit, else None
+        if code == 130:  # typer's for Ctrl-C
+            raise KeyboardInterrupt
     except typer.Exit as end:
         return end.exit_code
     except (RunError, StoreError, DatasetError, InfluenceError) as error:

@@ -98,4 +98,5 @@ def plain_model(source: str, revision: str | None, gguf_file: str | None) -> Any
     if gguf_file:  # dequantised on loading
         del model.config.quantization_config
         model.is_quantized = False
+        model.hf_quantizer = None
     return model

@@ -26,6 +26,8 @@ from pipelines.runs import RUN_FILE, Run
 from pipelines.worker import ModelSpec, language_model, layers_of
 
 SAMPLE = 200
+LOGITS_COPIES = 10
+"""Copies of a batch's logits that a backward pass holds at its peak (measured)."""
 
 
 def examine(config: RunConfig, folder: Path) -> dict[str, Any]:
@@ -53,6 +55,12 @@ def examine(config: RunConfig, folder: Path) -> dict[str, Any]:
         layers = list(layers_of(model))
         tokens, more = _sample_tokens(config, model, loaded, documents)
     findings += more
+    vocabulary, parameters = config.vocabulary, sum(x.out_features * x.in_features for x in layers)
+    if model is not None:
+        weights = language_model(model).model
+        vocabulary = len(weights.get_input_embeddings().weight)  # type: ignore[operator]
+        parameters = sum(p.numel() for p in weights.parameters())
+    findings += _memory(config, layers, vocabulary, parameters)
     if model is not None:
         findings += _model(config, model, [x.role for x in layers])
     workers = config.workers or default_count()
@@ -112,20 +120,30 @@ def _disk_and_memory(config: RunConfig, folder: Path) -> list[dict[str, str]]:
                 "Make room, or lower `store_gigabytes`.",
             )
         )
-    memory = psutil.virtual_memory().available / 1e9
-    workers = config.workers or default_count()
-    need = workers * (0.8 + config.factor_gigabytes)
-    if memory < need:
-        found.append(
-            _finding(
-                "warning",
-                f"{memory:.1f} GB of memory are available, {workers} workers may take {need:.1f} GB.",
-                "Lower `workers`, `factor_gigabytes` or `token_budget`.",
-            )
-        )
     if config.device != "cpu" and not torch.cuda.is_available():
         found.append(_finding("note", "no accelerator here; the run uses the processor.", ""))
     return found
+
+
+def _memory(
+    config: RunConfig, layers: list[Any], vocabulary: int, parameters: float
+) -> list[dict[str, str]]:
+    """Compare what the workers may take with what is there."""
+    memory = psutil.virtual_memory().available / 1e9
+    workers = config.workers or default_count()
+    factors = sum(12.0 * (x.out_features**2 + (x.in_features + 1) ** 2) for x in layers) / 1e9
+    logits = LOGITS_COPIES * 4.0 * config.token_budget * vocabulary / 1e9
+    need = workers * (0.5 + 4.0 * parameters / 1e9 + logits + min(factors, config.factor_gigabytes))
+    if memory > need:
+        return []
+    return [
+        _finding(
+            "warning",
+            f"{memory:.1f} GB of memory are available, {workers} workers may take {need:.1f} GB "
+            f"({logits:.1f} GB each for the logits of {config.token_budget} tokens).",
+            "Lower `token_budget`, `workers` or `factor_gigabytes`.",
+        )
+    ]
 
 
 def _spec(config: RunConfig) -> ModelSpec:

@@ -90,7 +90,7 @@ class Stage:
         """
         try:
             return dict(json.loads((self.path / SEAL).read_text("utf-8"))["info"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"Stage {self.path}: its seal can't be read ({error}), a complete stage was "
                 "expected. Remove this folder and run again."

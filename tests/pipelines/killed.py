@@ -13,13 +13,18 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import datasets.packaged_modules.json.json  # noqa: F401  (here, not once in every child)
 import torch
+import transformers.models.llama.modeling_llama  # noqa: F401
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
+import pipelines.report.trace_page  # noqa: F401
 from tests.pipelines import small
 
 torch.set_num_threads(1)
@@ -72,6 +77,7 @@ def child(yaml, runs, when, pattern):
 def main(yaml, runs, log):
     root = Path(runs) / "small"
     for when, pattern in (*KINDS, ("never", "")):
+        begun = time.perf_counter()
         before = {k: list(v) for k, v in small.states(root).items()} if root.exists() else {}
         pid = os.fork()
         if pid == 0:
@@ -86,6 +92,7 @@ def main(yaml, runs, log):
         _, status = os.waitpid(pid, 0)
         killed = os.WIFSIGNALED(status)
         line = {"when": when, "pattern": pattern, "killed": killed, "status": status}
+        line["seconds"] = time.perf_counter() - begun
         with Path(log).open("a") as file:
             file.write(json.dumps({**line, "found": before}) + "\n")
 

@@ -47,9 +47,9 @@ def documents(count=40):
         rows.append(
             {"id": f"d{i:02d}", "text": text, "source": "ab"[i % 2], "language": "en", "number": i}
         )
-    rows[5]["text"] = " ".join(
-        f"Mile {k} of the long road to Lima goes past stone {k * k}." for k in range(9)
-    )
+    miles = (f"Mile {k} of the long road to Lima goes past stone {k * k}." for k in range(9))
+    if count > 5:
+        rows[5]["text"] = " ".join(miles)
     return rows
 
 

@@ -42,7 +42,7 @@ def test_what_cannot_be_run_is_refused(tmp_path, values, message):
 
 
 def test_several_mistakes_are_named_at_once(tmp_path):
-    with pytest.raises(RunError, match="epochs: -1 given.*unknown key `hed`"):
+    with pytest.raises(RunError, match=r"epochs: -1 given.*unknown key `hed`"):
         read_run(written(tmp_path, train="scratch", epochs=-1, hed=1))
 
 

@@ -16,9 +16,8 @@ from tests.pipelines import killed
 from tests.pipelines.small import QUERIES, build, digests, quiet, states, traces
 
 REPOSITORY = Path(__file__).parents[2]
-LONG_STAGES = (  # a new worker takes seconds to start, hence not every stage
+LONG_STAGES = (  # a new worker takes many seconds to start, hence not every stage
     "model/*/checkpoints/step-*",
-    "curvature/*/partial/factors-*",
     "gradients/*/store/shard-*.json",
 )
 
@@ -58,8 +57,13 @@ def test_nothing_that_a_kill_left_is_made_again(survivor):
     last = {k: list(v) for k, v in states(root).items()}
     for earlier, later in zip(found, [*found[1:], last], strict=True):
         for name, state in earlier.items():
-            if not is_temporary(name):
+            if not is_temporary(name) and not is_last_save(name):
                 assert later.get(name) in (state, None), name  # None: partial sums, removed
+
+
+def is_last_save(name):
+    """The trained weights, written once more from the last checkpoint until they are sealed."""
+    return name.startswith("model/") and "/checkpoints/" not in name
 
 
 def is_temporary(name):
@@ -71,7 +75,8 @@ def test_kills_leave_no_temporary_files_for_ever(survivor):
     assert [n for n in states(root) if is_temporary(n)] == []
 
 
-def test_a_run_goes_on_when_workers_are_killed_in_the_middle(written, finished, tmp_path):
+@pytest.mark.slow
+def test_two_workers_of_which_some_are_killed_change_no_byte(written, finished, tmp_path):
     stop, hits = threading.Event(), []
     killer = threading.Thread(target=kill_workers, args=(tmp_path / "small", stop, hits))
     killer.start()
