@@ -55,6 +55,11 @@ def _join(configs: Sequence[Any], path: Path) -> None:
     tables = [_with_dataset(datasets_cfg.load(c), c.name) for c in configs]
     table = pa.concat_tables(tables, promote_options="permissive")
     _refuse_duplicates(table)
+    if len(table) < 2:
+        raise RunError(
+            f"Corpus: {len(table)} document, at least two were expected, as there is nothing to "
+            "compare it with. Cut it into pieces (`one_document_per`), or add documents."
+        )
     with new_file(path) as temporary:
         pq.write_table(table, temporary, row_group_size=4096)
 

@@ -7,6 +7,7 @@ sums merged in a fixed order: their number changes nothing beyond rounding.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -250,17 +251,17 @@ def _finish(
                 _write_layer(config, base, name, parts)
     every = [name for group in passes for name in group]
     quality_path = out / PARTIAL / "quality.json"
-    quality = workers.map(
-        measure_quality, [replace(base, layers=tuple(every))], "Measuring quality"
-    )
-    write_json(quality_path, quality[0])
+    if not quality_path.exists():
+        spec = replace(base, layers=tuple(every))
+        [quality] = workers.map(measure_quality, [spec], "Measuring quality")
+        write_json(quality_path, quality)
     head = base.model.head_basis
     return {
         "kind": config.curvature,
         "labels": config.labels,
         "layers": every,
         "head": str(Path(head).name) if head else None,
-        **quality[0],
+        **json.loads(quality_path.read_text("utf-8")),
     }
 
 

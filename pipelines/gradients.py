@@ -28,6 +28,7 @@ from influence.documents.scores import (
     whitened_rows,
 )
 from influence.documents.sketch import (
+    Fidelity,
     Sketch,
     fidelity,
     full,
@@ -393,7 +394,7 @@ def check_store(
     parts = workers.map(score_sample, [s for s in sampled if s.rows], "Checking the store")
     exact_QN = np.concatenate([p[0] for p in parts], axis=1)
     stored_QN = np.concatenate([p[1] for p in parts], axis=1)
-    agreement = fidelity(stored_QN, exact_QN)
+    agreement = _agreement(stored_QN, exact_QN)
     share = min(1.0, config.candidates / documents)
     candidates = max(1, round(share * exact_QN.shape[1]))
     top = max(1, round(config.top * exact_QN.shape[1] / documents))
@@ -409,6 +410,18 @@ def check_store(
         "effective_dimension": _effective_dimension(specs[0]),
         "dimension": header.dimension,
     }
+
+
+def _agreement(stored_QN: np.ndarray, exact_QN: np.ndarray) -> Fidelity:
+    """Over the queries that tell documents apart."""
+    tells_Q = (np.ptp(stored_QN, axis=1) > 0) & (np.ptp(exact_QN, axis=1) > 0)
+    if not tells_Q.any():
+        raise RunError(
+            f"Checking the store: {exact_QN.shape[1]} documents score alike for each of "
+            f"{len(exact_QN)} queries, documents that differ were expected. Look at the corpus; if "
+            "its texts differ, the model has learned nothing or `layers` leaves everything out."
+        )
+    return fidelity(stored_QN[tells_Q], exact_QN[tells_Q])
 
 
 def _effective_dimension(spec: IndexSpec) -> float | None:

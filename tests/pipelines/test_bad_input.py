@@ -105,6 +105,17 @@ def test_an_empty_document(influence, tmp_path, text):
     assert "d09" in said or "row 9" in said or "10" in said
 
 
+def test_a_single_document(influence, tmp_path):
+    said = refused(run(influence, write_run(tmp_path, documents(1)), tmp_path))
+    assert "1 document, at least two were expected" in said
+
+
+def test_documents_that_score_alike(influence, tmp_path, toy_folder):
+    rows = [{**row, "text": "The same words."} for row in documents(6)]
+    said = refused(run(influence, write_run(tmp_path, rows, **on_model(toy_folder)), tmp_path))
+    assert "6 documents score alike" in said
+
+
 def test_two_documents_of_one_id(influence, tmp_path):
     rows = documents()
     rows[9]["id"] = "d08"

@@ -217,11 +217,8 @@ def test_fine_tuning_again_gives_the_same_weights(tmp_path):
     assert build(yaml, tmp_path / "b").model.fingerprint == a.model.fingerprint
 
 
-def test_one_document_is_enough(tmp_path, toy_folder):
-    yaml = write_run(tmp_path, documents(1), **on_model(toy_folder))
-    run = build(yaml, tmp_path / "runs")
-    [trace] = traces(run, ASKED)
-    assert len(rows_by_id(trace)) == 1
+def test_two_documents_are_enough(tmp_path, toy_folder):
+    run_and_trace(tmp_path, toy_folder, documents(2))
 
 
 def test_curvature_of_some_documents_serves_all(tmp_path, toy_folder):
