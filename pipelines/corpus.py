@@ -11,9 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import disable_progress_bars
 
-import datasets_cfg
 from influence.sources import load_tokenizer
 from influence.text import Chunk, Document, Encoding, encode
 from pipelines.cluster import Workers
@@ -40,6 +38,8 @@ def build_corpus(config: RunConfig, root: Path) -> Stage:
     Returns:
         The sealed stage; its info holds counts by source and language.
     """
+    import datasets_cfg  # with Hugging Face datasets: 100 MB that workers can do without
+
     configs = [datasets_cfg.read_config(name) for name in config.data]
     prints = [datasets_cfg.fingerprint(item) for item in configs]
     stage = Stage("corpus", key_of(data=prints), root)
@@ -51,6 +51,10 @@ def build_corpus(config: RunConfig, root: Path) -> Stage:
 
 
 def _join(configs: Sequence[Any], path: Path) -> None:
+    from datasets import disable_progress_bars
+
+    import datasets_cfg
+
     disable_progress_bars()
     tables = [_with_dataset(datasets_cfg.load(c), c.name) for c in configs]
     table = pa.concat_tables(tables, promote_options="permissive")

@@ -136,7 +136,7 @@ def rows_of(chunks):
 
 
 def kronfluence_scores(toy, folder):
-    kronfluence = pytest.importorskip("kronfluence")
+    import kronfluence
     from kronfluence.arguments import FactorArguments, ScoreArguments
 
     class Summed(kronfluence.Task):
