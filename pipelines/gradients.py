@@ -454,11 +454,7 @@ def score_sample(spec: IndexSpec) -> tuple[np.ndarray, np.ndarray]:
         Two arrays ``[Q, documents of the sample in this shard]``, in nats times N.
     """
     loaded, layers = language_model(spec.model), layers_of(spec.model)
-    curvature = load_curvature(spec.curvature, str(loaded.device))
-    sketch = load_sketch(spec.sketch)
-    gradients = _sample_gradients(spec)
-    query_QP = whitened_queries(curvature, spec.damping, sketch, gradients)
-    solved = directions(curvature, spec.damping, gradients)
+    query_QP, solved = _sample_queries_solved(replace(spec, **EVERY_SHARD))
     chunks = read_chunks(shard_path(Path(spec.tokens), spec.shard))
     wanted = {row: i for i, row in enumerate(spec.rows)}
     own = [c for c in chunks if c.document in wanted]
@@ -468,7 +464,28 @@ def score_sample(spec: IndexSpec) -> tuple[np.ndarray, np.ndarray]:
         columns = torch.tensor([wanted[int(d)] for d in work.batch.document])
         exact_QN.index_add_(1, columns, scored.scores_QB.cpu())
     stored_NP = stored_vectors(spec, [row - spec.first for row in spec.rows])
-    return exact_QN.numpy(), query_QP.cpu().numpy() @ stored_NP.T
+    return exact_QN.numpy(), query_QP @ stored_NP.T
+
+
+EVERY_SHARD: dict[str, Any] = {
+    "shard": 0,
+    "first": 0,
+    "ids": (),
+    "sources": (),
+    "languages": (),
+    "rows": (),
+}
+"""A spec without what differs from shard to shard, to keep the queries of a sample by."""
+
+
+@lru_cache(maxsize=1)
+def _sample_queries_solved(spec: IndexSpec) -> tuple[np.ndarray, dict[str, Tensor]]:
+    """The sample's queries as vectors ``[Q, P]`` and preconditioned; once in each process."""
+    device = str(language_model(spec.model).device)
+    curvature, sketch = load_curvature(spec.curvature, device), load_sketch(spec.sketch)
+    gradients = _sample_gradients(spec)
+    query_QP = whitened_queries(curvature, spec.damping, sketch, gradients)
+    return query_QP.cpu().numpy(), directions(curvature, spec.damping, gradients)
 
 
 def stored_vectors(spec: IndexSpec, rows: Sequence[int]) -> np.ndarray:

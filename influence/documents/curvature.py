@@ -22,10 +22,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from curvlinops import EKFACLinearOperator, FisherType
 from torch import Tensor, nn
 
 from influence.documents.gradients import backward, logits_of, per_row
@@ -33,6 +32,9 @@ from influence.documents.preconditioner import LayerCurvature, rotate
 from influence.errors import GradientError
 from influence.layers import Layer
 from influence.text import Batch
+
+if TYPE_CHECKING:
+    from curvlinops import EKFACLinearOperator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,8 @@ def _seen_by_curvlinops(
     model: nn.Module, layers: Sequence[Layer], batch: Batch, factors: bool
 ) -> Iterator[EKFACLinearOperator]:
     """One batch as a curvlinops operator, with the model restored on exit."""
+    from curvlinops import EKFACLinearOperator, FisherType  # five seconds that only fits need
+
     counted_BT = batch.targets != -100
     linears = {layer.name: model.get_submodule(layer.name) for layer in layers}
     parameters = [p for linear in linears.values() for p in linear.parameters()]

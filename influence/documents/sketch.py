@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from influence.documents.preconditioner import LayerCurvature, retained_variance
@@ -187,6 +186,8 @@ def fidelity(compressed_QN: np.ndarray, exact_QN: np.ndarray) -> Fidelity:
     Returns:
         The agreement, averaged over queries.
     """
+    from scipy.stats import spearmanr  # slow to import, and only a new store needs it
+
     pearson = [np.corrcoef(a, b)[0, 1] for a, b in zip(compressed_QN, exact_QN, strict=True)]
     spearman = [spearmanr(a, b).statistic for a, b in zip(compressed_QN, exact_QN, strict=True)]
     return Fidelity(
