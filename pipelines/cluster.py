@@ -42,6 +42,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": "33554432",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
 }
 
 PRELOADED = "pipelines.preloaded"

@@ -143,6 +143,11 @@ class RunConfig(BaseModel):
                 f"model: {self.model!r} given together with `train: scratch`, one of them was "
                 "expected. Use `train: finetune` to go on training a model."
             )
+        if self.train == "finetune" and self.adapter is not None:
+            raise ValueError(
+                f"adapter: {self.adapter!r} given together with `train: finetune`, which trains whole "
+                "models. Use `train: none` to trace the adapter as it is, or merge it first."
+            )
         if self.hidden_size % self.heads:
             raise ValueError(
                 f"heads: {self.heads} do not divide hidden_size {self.hidden_size}. Change either."

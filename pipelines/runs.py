@@ -24,9 +24,9 @@ from pipelines.corpus import build_corpus, build_tokens, document_ids
 from pipelines.curvature import build_curvature
 from pipelines.errors import RunError
 from pipelines.estimate import estimate, in_words, planned_layers
+from pipelines.gradient_files import load_sketch
 from pipelines.gradients import (
     build_store,
-    load_sketch,
     make_header,
     open_checked,
     plan_shards,

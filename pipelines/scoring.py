@@ -22,7 +22,7 @@ from influence.documents.scores import (
 )
 from influence.text import Batch, Chunk, collate, encode_query
 from pipelines.cluster import Workers
-from pipelines.gradients import IndexSpec, load_curvature
+from pipelines.gradient_files import IndexSpec, load_curvature
 from pipelines.queries import Query
 from pipelines.run_folder import key_of
 from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
@@ -59,6 +59,8 @@ class Solved:
     gradients: dict[str, Tensor]
     directions: dict[str, Tensor]
     self_influence_Q: Tensor
+    contrast_losses: tuple[float | None, ...]
+    """Loss of each query's contrast in nats; None where it has none."""
 
 
 def solve(run: Traced, queries: Sequence[Query]) -> Solved:
@@ -75,14 +77,17 @@ def solve(run: Traced, queries: Sequence[Query]) -> Solved:
     loaded, layers = language_model(spec.model), layers_of(spec.model)
     curvature = load_curvature(spec.curvature, str(loaded.device))
     chunks, all_gradients, losses = [], [], []
+    contrasts: list[float | None] = []
     for query in queries:
         chunk = _encode(loaded, query.prompt, query.completion)
         batch = collate([chunk], loaded.pad_id).to(loaded.device)
         gradients, forward = per_document_gradients(loaded.model, layers, batch)
+        told = None
         if query.contrast is not None:
             other = collate([_encode(loaded, query.prompt, query.contrast)], loaded.pad_id)
-            against, _ = per_document_gradients(loaded.model, layers, other.to(loaded.device))
+            against, told = per_document_gradients(loaded.model, layers, other.to(loaded.device))
             gradients = contrast(gradients, against)
+        contrasts.append(None if told is None else float(told.loss_B))
         chunks.append(chunk)
         all_gradients.append(gradients)
         losses.append(forward)
@@ -95,6 +100,7 @@ def solve(run: Traced, queries: Sequence[Query]) -> Solved:
         gradients=joined,
         directions=solved,
         self_influence_Q=self_influence(joined, solved).cpu(),
+        contrast_losses=tuple(contrasts),
     )
 
 

@@ -29,7 +29,7 @@ from influence.documents.scores import (
 from influence.text import collate, token_texts
 from pipelines.cluster import Workers
 from pipelines.corpus import metadata, read_documents
-from pipelines.gradients import load_curvature, load_sketch
+from pipelines.gradient_files import load_curvature, load_sketch
 from pipelines.queries import Query
 from pipelines.run_folder import key_of, new_file, write_json
 from pipelines.scoring import (
@@ -394,7 +394,7 @@ def _describe(run: Traced, solved: Solved, q: int) -> dict[str, Any]:
     ids = torch.tensor(chunk.tokens[:first].tolist(), device=loaded.device)[None]
     logits = loaded.model(input_ids=ids, use_cache=False).logits[0, -1].double().softmax(-1)
     best = logits.topk(min(5, len(logits)))
-    loss = float(solved.forward.loss_B[q])
+    loss, against = float(solved.forward.loss_B[q]), solved.contrast_losses[q]
     return {
         "id": query.name,
         "prompt": query.prompt or "",
@@ -409,6 +409,7 @@ def _describe(run: Traced, solved: Solved, q: int) -> dict[str, Any]:
             for t, text in enumerate(texts)
         ],
         "log_probability": -loss,
+        "contrast_log_probability": None if against is None else -against,
         "perplexity": float(np.exp(loss / max(1, count))),
         "most_likely": [
             {"text": loaded.tokenizer.decode([i]), "probability": p}

@@ -16,7 +16,7 @@ import gradients_store
 from influence.documents.scores import SIGN, UNIT, whitened_queries
 from pipelines.cluster import Workers
 from pipelines.errors import RunError
-from pipelines.gradients import load_curvature, load_sketch
+from pipelines.gradient_files import load_curvature, load_sketch
 from pipelines.report.trace_page import render_index, write_trace_page
 from pipelines.run_folder import new_file
 from pipelines.trace import (

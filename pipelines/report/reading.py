@@ -16,6 +16,9 @@ LOW_FIDELITY = 0.7
 LOW_COVERAGE = 0.8
 """Below this share of the gradient the page says that much of the model was left out."""
 
+LARGE_SCORE = 0.5
+"""Nats per document removed beyond which a linear estimate is said to reach too far."""
+
 
 def quoted(text: object, limit: int = 90) -> str:
     """Return a text on one line in quotation marks, shortened."""
@@ -106,6 +109,12 @@ def cautions(trace: dict[str, Any]) -> list[str]:
     if is_number(covered) and covered < LOW_COVERAGE:
         found.append(f"The tracked layers hold only {percent(covered)} of the squared gradient.")
     rows = [*(trace.get("proponents") or []), *(trace.get("opponents") or [])]
+    largest = max((abs(or_zero(row.get("score"))) for row in rows), default=0.0)
+    if largest > LARGE_SCORE:
+        found.append(
+            f"The largest score is {plain(largest, 2)} nats, too far for a first-order estimate: trust"
+            " the order more than the size."
+        )
     flags = Counter(flag for row in rows for flag in flags_of(row))
     found += [
         f"{hits} of the {len(rows)} documents shown {_be(hits)} flagged “{flag}”."

@@ -178,10 +178,14 @@ def _chance(token: dict[str, Any]) -> str:
 
 def _probabilities(query: dict[str, Any]) -> list[tuple[str, str]]:
     """Return headline numbers of the completion: name and value, without the missing ones."""
-    value = query.get("log_probability")
+    value, other = query.get("log_probability"), query.get("contrast_log_probability")
     facts = [
         ("probability", percent(math.exp(min(0.0, value))) if is_number(value) else ""),
         ("log-probability", f"{plain(value)} nats" if is_number(value) else ""),
+        (
+            "probability of the contrast",
+            percent(math.exp(min(0.0, other))) if is_number(other) else "",
+        ),
         ("perplexity per token", plain(query.get("perplexity"))),
     ]
     return [(name, text) for name, text in facts if text]

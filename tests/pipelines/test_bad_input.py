@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaModel, PreTrainedTokenizerFast
 
 from pipelines import cli
-from pipelines.gradients import load_curvature, load_sketch
+from pipelines.gradient_files import load_curvature, load_sketch
 from pipelines.run_folder import locked, new_file
 from pipelines.worker import language_model
 from tests.pipelines.small import digests, documents, on_model, states, write_run

@@ -1,0 +1,98 @@
+"""What a shard of the store is made from, and the files it shares: sketch and curvature."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from gradients_store import Header
+from influence.documents.curvature import to
+from influence.documents.preconditioner import LayerCurvature
+from influence.documents.sketch import Sketch
+from pipelines.curvature import read_curvature, read_tensors
+from pipelines.errors import RunError
+from pipelines.run_folder import Stage, new_file
+from pipelines.worker import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSpec:
+    """One shard of the store, or one shard of the sample on which it is checked."""
+
+    model: ModelSpec
+    tokens: str
+    curvature: str
+    """Folder of the sealed curvature."""
+    damping: float
+    sketch: str
+    """File of the sketch."""
+    store: str
+    header: Header | None
+    """None: exact scoring only."""
+    shard: int
+    first: int
+    ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    languages: tuple[str, ...]
+    token_budget: int
+    rows: tuple[int, ...] = ()
+    """Documents of the sample in this shard."""
+    queries: tuple[tuple[int, int], ...] = ()
+    """``(shard, position of the chunk)`` of the sample's queries."""
+
+
+def save_sketch(path: Path, sketch: Sketch) -> None:
+    """Write what the store keeps of each gradient.
+
+    Args:
+        path: A safetensors file.
+        sketch: The sketch.
+    """
+    about = {"kind": sketch.kind, "side": sketch.side, "seed": sketch.seed}
+    shapes = [[name, *shape] for name, shape in sketch.shapes.items()]
+    # one entry, as safetensors writes several in any order, and equal sketches have equal bytes
+    metadata = {"sketch": json.dumps({**about, "shapes": shapes})}
+    with new_file(path) as temporary:
+        save_file({"": torch.zeros(0), **sketch.coordinates}, temporary, metadata=metadata)
+
+
+@lru_cache(maxsize=2)
+def load_sketch(path: str) -> Sketch:
+    """Read a sketch.
+
+    Returns:
+        The sketch.
+
+    Raises:
+        RunError: If the file is not one that ``save_sketch`` wrote.
+    """
+    tensors = read_tensors(Path(path))
+    with safe_open(path, framework="pt") as file:
+        written = (file.metadata() or {}).get("sketch")
+    if written is None:
+        raise RunError(
+            f"Sketch {path}: no description of the sketch in it, a file of this version was "
+            "expected. Delete its folder and run `influence run` (or `influence index`) again."
+        )
+    about = json.loads(written)
+    about["shapes"] = {name: (out, inputs) for name, out, inputs in about["shapes"]}
+    return Sketch(**about, coordinates={n: t for n, t in tensors.items() if n})
+
+
+@lru_cache(maxsize=1)
+def load_curvature(folder: str, device: str) -> dict[str, LayerCurvature]:
+    """Read a sealed curvature once in each process.
+
+    Returns:
+        Each layer's curvature on a device.
+    """
+    path = Path(folder)
+    stage = Stage(path.parent.name, path.name, path.parent.parent)
+    like = torch.zeros((), device=device)
+    return {name: to(layer, like) for name, layer in read_curvature(stage).items()}
