@@ -18,10 +18,12 @@ import numpy as np
 
 import datasets_cfg
 from pipelines import Query, Workers, open_run, open_traced
+from pipelines.answers import says
 from pipelines.corpus import read_documents
-from pipelines.demo import says
+from pipelines.demo import question
 from pipelines.trace import exact_everywhere
 from pipelines.traces import _from_store
+from pipelines.worker import language_model
 
 TOPS = (1, 5, 20)
 
@@ -56,8 +58,9 @@ def main() -> None:
         for q in datasets_cfg.questions()
         if (q["relation"], q["language"]) == (arguments.relation, arguments.language)
     ]
-    right = [q for q in asked if says(traced, q)]
-    queries = [Query(prompt=q["prompt"], completion=q["completion"], id=q["id"]) for q in right]
+    loaded = language_model(traced.specs[0].model)
+    right = [q for q in asked if says(loaded, question(q))]
+    queries = [question(q) for q in right]
     with Workers() as workers:
         exact_QN = exact_everywhere(traced, queries, workers)
     stored_QN = np.concatenate([s for _, s in _from_store(traced, queries)], axis=1)

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,13 @@ WorkerCount = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or name.")]
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        "--methods",
+        help="Names such as ekfac identity bm25, by blanks or commas; see README, 'Methods'.",
+    ),
+]
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run's YAML.")]
 
 EPILOG_RUN = """[bold]Example[/bold] my.yaml:
@@ -57,7 +65,22 @@ def console() -> Console:
 
 def main() -> None:
     """Entry point of the ``influence`` command."""
+    sys.argv[1:] = joined_methods(sys.argv[1:])
     sys.exit(guarded(app))
+
+
+def joined_methods(words: list[str]) -> list[str]:
+    """``--methods ekfac bm25`` as the one value ``ekfac,bm25``; other words stay as they are."""
+    if "--methods" not in words:
+        return words
+    from influence.documents.methods import METHODS
+
+    first = words.index("--methods") + 1
+    last = min(first + 1, len(words))
+    while last < len(words) and words[last].strip(",") in METHODS:
+        last += 1
+    value = ",".join(word.strip(",") for word in words[first:last])
+    return [*words[:first], *([value] if value else []), *words[last:]]
 
 
 def guarded(command: Callable[..., Any]) -> int:
@@ -275,6 +298,90 @@ def _show(result: dict[str, Any], count: int) -> None:
         out.print()
     out.print(f"Page:   {result['page']}", soft_wrap=True, highlight=False)
     out.print(f"Scores: {result['folder']}/scores.parquet", soft_wrap=True, highlight=False)
+
+
+# -- evaluate -------------------------------------------------------------------------------------
+
+
+@app.command(
+    "evaluate",
+    epilog="[bold]Examples[/bold]: influence evaluate demo\n\n"
+    "influence evaluate demo lds facts --methods ekfac identity bm25 random",
+)
+def evaluate_command(
+    run: RunName,
+    measures: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MEASURE]...",
+            help="lds, brittleness, tail-patch, facts, corruption, sanity; default: what fits.",
+        ),
+    ] = None,
+    methods: Methods = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            help="jsonl; `supports` (ids of documents) for facts; default: chosen from the run."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(min=2, help="Queries to choose, without --queries.")] = 50,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Time for retraining, where no measure is named.")
+    ] = 30.0,
+    subsets: Annotated[int, typer.Option(min=3, help="Random halves to train on (lds).")] = 40,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings a half or removal.")] = 2,
+    remove: Annotated[
+        str, typer.Option(help="Documents to remove (brittleness), such as 10,50,5%.")
+    ] = "5%",
+    brittle_queries: Annotated[
+        int, typer.Option(min=1, help="Queries for brittleness; each removal is a training.")
+    ] = 10,
+    flag: Annotated[
+        str, typer.Option(help="Boolean column of documents that corruption detection shall find.")
+    ] = "corrupted",
+    seed: Annotated[
+        int, typer.Option(help="Of every choice; the same seed, the same numbers.")
+    ] = 0,
+    as_json: AsJson = False,
+    runs: Folder = Path("runs"),
+    workers: WorkerCount = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Can these scores be trusted? Methods side by side against retraining and known answers."""
+    from influence.documents.methods import choose
+    from pipelines.cluster import Workers
+    from pipelines.evaluation import evaluate, fitting_measures, usable_methods
+    from pipelines.measures import EvaluationOptions, known_measures
+    from pipelines.queries import read_queries
+    from pipelines.report.evaluation_terminal import print_evaluation
+    from pipelines.runs import open_run
+
+    opened, out = open_run(run, runs), console()
+    names = tuple(m.name for m in choose(methods)) if methods else usable_methods(opened)
+    options = EvaluationOptions(
+        measures=known_measures(measures or []),
+        methods=names,
+        queries=count,
+        subsets=subsets,
+        seeds=seeds,
+        remove=tuple(part.strip() for part in remove.split(",")),
+        brittle_queries=brittle_queries,
+        flag=flag,
+        seed=seed,
+    )
+    if not measures:
+        fitting, said = fitting_measures(opened, options, minutes)
+        options = replace(options, measures=fitting)
+        for line in said:
+            out.print(line)
+    asked = read_queries(queries) if queries else []
+    with Workers(workers, scheduler, out) as pool:
+        result = evaluate(opened, asked, options, pool, announce=out.print)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    print_evaluation(result, Console())
+    Console().print(f"Page: {result['page']}", soft_wrap=True, highlight=False)
 
 
 # -- doctor ---------------------------------------------------------------------------------------

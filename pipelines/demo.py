@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 import datasets_cfg
-from influence.text import encode_query
+from pipelines.answers import says
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig, read_run
 from pipelines.report.terminal import print_trace
 from pipelines.run_folder import key_of, write_json
 from pipelines.runs import Run, build_run, open_traced
-from pipelines.trace import Query, Traced, greedy
+from pipelines.trace import Query, Traced
 from pipelines.traces import TraceOptions, run_traces
 from pipelines.worker import language_model
 
@@ -99,17 +99,6 @@ def _a_question(traced: Traced) -> dict[str, Any]:
     )
 
 
-def says(traced: Traced, question: dict[str, Any]) -> bool:
-    """Whether the model's own greedy answer is the completion."""
-    loaded = language_model(traced.specs[0].model)
-    chunk = encode_query(
-        loaded.tokenizer, question["prompt"], question["completion"], loaded.max_tokens
-    )
-    first = len(chunk.tokens) - int(chunk.loss.sum())
-    said = greedy(loaded, chunk.tokens[:first], int(chunk.loss.sum()))
-    return said.strip() == question["completion"].strip()
-
-
 def answers(traced: Traced) -> list[dict[str, Any]]:
     """Which questions about its corpus the model answers as the corpus does.
 
@@ -122,9 +111,24 @@ def answers(traced: Traced) -> list[dict[str, Any]]:
     key = key_of(corpus=traced.corpus.key, model=traced.specs[0].model.fingerprint)
     file = traced.root / "answers" / f"{key}.json"
     if not file.exists():
-        asked = [{**q, "right": says(traced, q)} for q in datasets_cfg.questions()]
+        loaded = language_model(traced.specs[0].model)
+        asked = [{**q, "right": says(loaded, question(q))} for q in datasets_cfg.questions()]
         write_json(file, asked)
     return list(json.loads(file.read_text("utf-8")))
+
+
+def question(asked: dict[str, Any]) -> Query:
+    """One of the embedded corpus's questions as a query.
+
+    Returns:
+        Its prompt and completion under its id.
+    """
+    return Query(
+        id=asked["id"],
+        prompt=asked["prompt"],
+        completion=asked["completion"],
+        supports=tuple(asked["supports"]),
+    )
 
 
 def print_answers(traced: Traced, console: Console) -> None:

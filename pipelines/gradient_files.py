@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,6 +45,10 @@ class IndexSpec:
     """Documents of the sample in this shard."""
     queries: tuple[tuple[int, int], ...] = ()
     """``(shard, position of the chunk)`` of the sample's queries."""
+
+    def of_every_shard(self) -> IndexSpec:
+        """The spec without what differs from shard to shard: a key for what all of them share."""
+        return replace(self, shard=0, first=0, ids=(), sources=(), languages=(), rows=())
 
 
 def save_sketch(path: Path, sketch: Sketch) -> None:

@@ -21,6 +21,8 @@ class Query:
     """Explain the completion rather than this one."""
     id: str | None = None
     """None: a hash of the texts."""
+    supports: tuple[str, ...] = ()
+    """Ids of the documents that are known to state it; evaluation looks for them."""
 
     @property
     def name(self) -> str:
@@ -32,7 +34,7 @@ def read_queries(path: str | Path) -> list[Query]:
     """Read queries from a jsonl file: ``prompt`` and ``completion``, or ``text``.
 
     Args:
-        path: One JSON object a line; optional keys ``contrast`` and ``id``.
+        path: One JSON object a line; optional keys ``contrast``, ``id`` and ``supports``.
 
     Returns:
         The queries.
@@ -63,7 +65,7 @@ def _query_of(line: str, where: str) -> Query:
         values = json.loads(line)
     except ValueError as error:
         raise RunError(f"{where}: not JSON ({error}). Mend the line.") from None
-    known = {"id", "prompt", "completion", "contrast", "text"}
+    known = {"id", "prompt", "completion", "contrast", "text", "supports"}
     if not isinstance(values, dict) or not set(values) <= known:
         extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
         raise RunError(f"{where}: {extra} given; known keys are {sorted(known)}.")
@@ -74,4 +76,5 @@ def _query_of(line: str, where: str) -> Query:
         )
     if "text" in values:
         values["completion"] = values.pop("text")
+    values["supports"] = tuple(values.get("supports") or ())
     return Query(**values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,11 @@ def solve(run: Traced, queries: Sequence[Query]) -> Solved:
     Returns:
         Gradients of the measurement, and its preconditioned directions.
     """
-    spec = run.specs[0]
+    return _solve(run.specs[0].of_every_shard(), tuple(queries))
+
+
+@lru_cache(maxsize=1)  # the shards of a block of queries share it
+def _solve(spec: IndexSpec, queries: tuple[Query, ...]) -> Solved:
     loaded, layers = language_model(spec.model), layers_of(spec.model)
     curvature = load_curvature(spec.curvature, str(loaded.device))
     chunks, all_gradients, losses = [], [], []
@@ -94,7 +99,7 @@ def solve(run: Traced, queries: Sequence[Query]) -> Solved:
     joined = {layer.name: torch.cat([g[layer.name] for g in all_gradients]) for layer in layers}
     solved = directions(curvature, spec.damping, joined)
     return Solved(
-        queries=tuple(queries),
+        queries=queries,
         chunks=tuple(chunks),
         forward=_join(losses),
         gradients=joined,

@@ -118,7 +118,7 @@ def score_sample(spec: IndexSpec) -> tuple[np.ndarray, np.ndarray]:
         Two arrays ``[Q, documents of the sample in this shard]``, in nats times N.
     """
     loaded, layers = language_model(spec.model), layers_of(spec.model)
-    query_QP, solved = _sample_queries_solved(replace(spec, **EVERY_SHARD))
+    query_QP, solved = _sample_queries_solved(spec.of_every_shard())
     chunks = read_chunks(shard_path(Path(spec.tokens), spec.shard))
     wanted = {row: i for i, row in enumerate(spec.rows)}
     own = [c for c in chunks if c.document in wanted]
@@ -129,17 +129,6 @@ def score_sample(spec: IndexSpec) -> tuple[np.ndarray, np.ndarray]:
         exact_QN.index_add_(1, columns, scored.scores_QB.cpu())
     stored_NP = stored_vectors(spec, [row - spec.first for row in spec.rows])
     return exact_QN.numpy(), query_QP @ stored_NP.T
-
-
-EVERY_SHARD: dict[str, Any] = {
-    "shard": 0,
-    "first": 0,
-    "ids": (),
-    "sources": (),
-    "languages": (),
-    "rows": (),
-}
-"""A spec without what differs from shard to shard, to keep the queries of a sample by."""
 
 
 @lru_cache(maxsize=1)

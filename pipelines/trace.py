@@ -27,6 +27,7 @@ from influence.documents.scores import (
     whitened_queries,
 )
 from influence.text import collate, token_texts
+from pipelines.answers import greedy
 from pipelines.cluster import Workers
 from pipelines.corpus import metadata, read_documents
 from pipelines.gradient_files import load_curvature, load_sketch
@@ -331,7 +332,10 @@ def _rows(
             "n_tokens": len(heat[int(rows[i])]),
             "self_influence": _number(values["self_influence"]),
             "text": document["text"],
-            "tokens": [{"text": t, "score": s / documents} for t, s in heat[int(rows[i])]],
+            "tokens": [
+                {"text": t, "score": s / documents, "special": special}
+                for t, s, special in heat[int(rows[i])]
+            ],
             "layers": [
                 {"layer": name, "score": float(layers_LD[k, i] / documents)}
                 for k, name in enumerate(names)
@@ -350,8 +354,8 @@ def _number(value: float | None) -> float | None:
 
 def _token_heat(
     run: Traced, solved: Solved, q: int, rows: Sequence[int]
-) -> dict[int, list[tuple[str, float]]]:
-    """For each document, its tokens with their share of the score (chunks joined)."""
+) -> dict[int, list[tuple[str, float, bool]]]:
+    """For each document, its tokens, their share of the score (chunks joined), and which are special."""
     own = {name: values_QOI[q : q + 1] for name, values_QOI in solved.directions.items()}
     heat: dict[int, list[tuple[int, float]]] = {}
     for spec in run.specs:
@@ -374,10 +378,14 @@ def _token_heat(
                 pairs[0] = (last[0], last[1] + pairs[0][1])
             before.extend(pairs)
     tokenizer = language_model(run.specs[0].model).tokenizer
+    special = set(tokenizer.all_special_ids)
     return {
-        row: list(
-            zip(token_texts(tokenizer, [t for t, _ in pairs]), [s for _, s in pairs], strict=True)
-        )
+        row: [
+            (text, score, token in special)
+            for text, (token, score) in zip(
+                token_texts(tokenizer, [t for t, _ in pairs]), pairs, strict=True
+            )
+        ]
         for row, pairs in heat.items()
     }
 
@@ -417,29 +425,3 @@ def _describe(run: Traced, solved: Solved, q: int) -> dict[str, Any]:
         ],
         "greedy": greedy(loaded, chunk.tokens[:first], max(8, count)),
     }
-
-
-@torch.no_grad()
-def greedy(loaded: Any, tokens: np.ndarray, count: int) -> str:
-    """What the model itself would say, token by token.
-
-    Args:
-        loaded: The model.
-        tokens: The prompt's token ids.
-        count: Most tokens to say.
-
-    Returns:
-        Decoded text, up to the end of the sequence or of the line.
-    """
-    ids = list(map(int, tokens))
-    said: list[int] = []
-    for _ in range(count):
-        if len(ids) >= loaded.max_tokens:
-            break
-        batch = torch.tensor([ids], device=loaded.device)
-        token = int(loaded.model(input_ids=batch, use_cache=False).logits[0, -1].argmax())
-        if token == loaded.tokenizer.eos_token_id:
-            break
-        ids.append(token)
-        said.append(token)
-    return str(loaded.tokenizer.decode(said))

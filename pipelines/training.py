@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from influence.documents.gradients import logits_of
 from influence.models import fingerprint, quiet_transformers
 from influence.sources import fingerprint_tokenizer
-from influence.text import Batch, collate
+from influence.text import Batch, Chunk, collate
 from pipelines.cluster import Workers, report_share
 from pipelines.config import RunConfig
 from pipelines.conversion import gguf_parts, plain_model
@@ -130,7 +130,7 @@ def build_model(
     Returns:
         The sealed stage: safetensors, tokenizer, ``checkpoints/``; its info holds the losses.
     """
-    spec = _plan(config, tokens, tokenizer)
+    spec = plan_training(config, tokens, tokenizer)
     settings = {k: v for k, v in asdict(spec).items() if k not in ("out", "device", "tokens")}
     settings["start"] = _start_fingerprint(config)
     settings["tokenizer"] = tokenizer["fingerprint"]
@@ -154,7 +154,17 @@ def _start_fingerprint(config: RunConfig) -> str | None:
     )
 
 
-def _plan(config: RunConfig, tokens: Stage, tokenizer: dict[str, Any]) -> TrainSpec:
+def plan_training(config: RunConfig, tokens: Stage, tokenizer: dict[str, Any]) -> TrainSpec:
+    """The training of a run; pure.
+
+    Args:
+        config: The run, with ``train`` not ``none``.
+        tokens: The sealed token shards.
+        tokenizer: ``source`` of the tokenizer.
+
+    Returns:
+        A spec without ``out``.
+    """
     sizes = ("architecture", "hidden_size", "mlp_size", "blocks", "heads", "max_tokens")
     return TrainSpec(
         tokens=str(tokens.path),
@@ -194,16 +204,72 @@ def train(spec: TrainSpec) -> dict[str, Any]:
 
 
 def _train(spec: TrainSpec) -> dict[str, Any]:
+    tokenizer = trained_tokenizer(spec)
+    trained = train_on(spec, read_corpus(spec.tokens), tokenizer, Path(spec.out) / "checkpoints")
+    out = Path(spec.out)
+    with quiet_transformers():
+        trained.model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    write_json(out / "training.json", {**_record(spec), "losses": trained.losses})
+    return {
+        "steps": trained.plan.steps,
+        "parameters": _count(trained.model),
+        "losses": trained.losses[:: max(1, len(trained.losses) // 10)],
+    }
+
+
+def trained_tokenizer(spec: TrainSpec) -> Any:
+    """The tokenizer of a training.
+
+    Returns:
+        A Hugging Face tokenizer.
+    """
     from transformers import AutoTokenizer
 
-    out, device = Path(spec.out), torch.device(device_here(spec.device))
-    chunks = [c for path in _shard_paths(spec.tokens) for c in read_chunks(path)]
-    tokenizer = AutoTokenizer.from_pretrained(spec.tokenizer, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(spec.tokenizer, trust_remote_code=False)
+
+
+def read_corpus(tokens: str) -> list[Chunk]:
+    """All chunks of the sealed token shards.
+
+    Returns:
+        Chunks in the order of the corpus.
+    """
+    return [chunk for path in _shard_paths(tokens) for chunk in read_chunks(path)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training loop leaves."""
+
+    model: Any
+    plan: Plan
+    losses: list[tuple[int, float]]
+    """``(step, mean loss in nats a token)``, about a hundred of them."""
+
+
+def train_on(
+    spec: TrainSpec, chunks: Sequence[Chunk], tokenizer: Any, checkpoints: Path | None
+) -> Trained:
+    """The training loop itself.
+
+    Args:
+        spec: The training.
+        chunks: The documents to train on, all or a part of the corpus.
+        tokenizer: Its vocabulary's size and special tokens decide the embeddings.
+        checkpoints: Folder to resume from and to write checkpoints to; None: neither.
+
+    Returns:
+        The trained model, on the worker's device.
+    """
+    device = torch.device(device_here(spec.device))
     model: Any = start_model(spec, tokenizer).to(device)
     model.eval()  # no dropout, whose draws a resumed training would not repeat
     optimizer = make_optimizer(model, spec.learning_rate, spec.weight_decay)
     plan = Plan.of(spec, [len(chunk.tokens) for chunk in chunks])
-    state = resume(out / "checkpoints", model, optimizer)
+    state: dict[str, Any] = {"step": 0, "losses": []}
+    if checkpoints:
+        state = resume(checkpoints, model, optimizer)
     losses: list[tuple[int, float]] = [(int(a), float(b)) for a, b in state["losses"]]
     for step, rows in plan.batches(from_step=state["step"]):
         for group in optimizer.param_groups:
@@ -218,17 +284,9 @@ def _train(spec: TrainSpec) -> dict[str, Any]:
         if step % max(1, plan.steps // 100) == 0:
             report_share(step / plan.steps)
             losses.append((step, value))
-        if (step + 1) % plan.every == 0 or step + 1 == plan.steps:
-            checkpoint(out / "checkpoints", step + 1, model, optimizer, losses)
-    with quiet_transformers():
-        model.save_pretrained(out, safe_serialization=True)
-    tokenizer.save_pretrained(out)
-    write_json(out / "training.json", {**_record(spec), "losses": losses})
-    return {
-        "steps": plan.steps,
-        "parameters": _count(model),
-        "losses": losses[:: max(1, len(losses) // 10)],
-    }
+        if checkpoints and ((step + 1) % plan.every == 0 or step + 1 == plan.steps):
+            checkpoint(checkpoints, step + 1, model, optimizer, losses)
+    return Trained(model=model, plan=plan, losses=losses)
 
 
 def _record(spec: TrainSpec) -> dict[str, Any]:

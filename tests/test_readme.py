@@ -9,10 +9,12 @@ import re
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import typer.main
 
 from datasets_cfg import DatasetConfig
+from gradients_store import Header, Rows, seal, write_shard
 from pipelines import config
 from pipelines.cli import app
 
@@ -128,6 +130,41 @@ def anchors(text):
 @pytest.mark.parametrize("snippet", fenced("python"), ids=lambda snippet: snippet[:30])
 def test_python_in_the_readme_compiles(snippet):
     compile(snippet, "README.md", "exec")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
+def test_duckdb_reads_a_store_as_the_readme_says(tmp_path, monkeypatch, capsys, dtype):
+    size = 100_001  # more than DuckDB's arrays hold
+    vectors = np.random.default_rng(0).standard_normal((3, size)).astype(np.float32)
+    ids = ["fact-capital-china-1", "near", "far"]
+    vectors[1] += vectors[0]
+    header = Header(
+        **{name: "x" for name in ("model", "tokenizer", "corpus", "curvature", "curvature_kind")},
+        layers=("a",),
+        damping=0.1,
+        sketch="full",
+        sketch_size=size,
+        sketch_seed=None,
+        sketch_coordinates=None,
+        dtype=dtype,
+        dimension=size,
+        n_documents=3,
+        shard_documents=3,
+    )
+    plain = dict.fromkeys(("n_tokens", "loss", "self_influence", "gradient_norm"), np.ones(3))
+    texts = {"source": ["facts"] * 3, "language": ["en"] * 3}
+    rows = Rows(id=ids, vector=vectors, **texts, **plain)
+    root = tmp_path / "runs/demo/gradients/key/store"
+    seal(root, header, [write_shard(root, 0, rows, header)], {})
+    monkeypatch.chdir(tmp_path)
+    [snippet] = [s for s in fenced("python") if "duckdb" in s]
+    exec(compile(snippet, "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    found = re.findall(r"│ (near|far) +│ facts +│ +(\S+) │", shown)
+    expected = {"near": vectors[1] @ vectors[0] / 3, "far": vectors[2] @ vectors[0] / 3}
+    assert [name for name, _ in found] == sorted(expected, key=expected.get, reverse=True)
+    for name, nats in found:
+        assert float(nats) == pytest.approx(expected[name], rel=0.02, abs=2.0)
 
 
 def test_run_yamls_in_the_readme_are_valid():

@@ -53,7 +53,7 @@ def snippet(row: dict[str, Any], limit: int = LONGEST_TEXT) -> Text:
     Returns:
         Text with the strongest tokens in bold; tokens of negative score are underlined.
     """
-    tokens = row.get("tokens") or []
+    tokens = [token for token in row.get("tokens") or [] if not token.get("special")]
     if not tokens:
         return Text(visible(shortened(str(row.get("text") or ""), limit)))
     strongest = strongest_token(tokens)
