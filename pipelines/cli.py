@@ -232,6 +232,7 @@ def trace_command(
         Path | None,
         typer.Option(help="Write every document's score for every query to this .parquet."),
     ] = None,
+    methods: Methods = None,
     layout: Annotated[
         str,
         typer.Option(help="Of --all-scores: long (query, id, score) or wide (a column a query)."),
@@ -243,7 +244,9 @@ def trace_command(
     scheduler: Scheduler = None,
 ) -> None:
     """Which training documents made the model say it? Positive scores support the completion."""
+    from influence.documents.methods import choose
     from pipelines.cluster import Workers
+    from pipelines.comparison import compare_methods
     from pipelines.runs import open_run, open_traced
     from pipelines.traces import TraceOptions, run_traces
 
@@ -260,6 +263,10 @@ def trace_command(
     traced = open_traced(opened, exact)
     out = console()
     with Workers(workers, scheduler, out) as pool:
+        if methods:
+            names = [m.name for m in choose(methods)]
+            compared = compare_methods(opened, asked, names, pool)
+            options = replace(options, compared=compared)
         for result in run_traces(traced, asked, options, pool):
             if as_json:
                 print(json.dumps(result, ensure_ascii=False))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
@@ -30,6 +31,8 @@ from pipelines.errors import RunError
 Spec = TypeVar("Spec")
 Result = TypeVar("Result")
 TOPIC = "influence-progress"
+PATIENCE = 60.0
+"""Seconds without any worker after which a stage gives up."""
 
 WORKER_ENVIRONMENT = {
     # one thread a worker; waiting threads must not spin on shared cores; freed memory is kept, as
@@ -43,6 +46,7 @@ WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
+    "PYTHONSAFEPATH": "1",
 }
 
 PRELOADED = "pipelines.preloaded"
@@ -154,12 +158,13 @@ def _on_dask(
         reported[task] = share
 
     client.subscribe_topic(TOPIC, on_event)
+    futures = [client.submit(step, spec, pure=False) for spec in specs]
     try:
-        futures = [client.submit(step, spec, pure=False) for spec in specs]
-        for future in as_completed(futures):
-            future.result()
-            advance(1.0 - reported.get(future.key, 0.0))
-            reported[future.key] = 1.0
+        with _watched(client, futures):
+            for future in as_completed(futures):
+                future.result()
+                advance(1.0 - reported.get(future.key, 0.0))
+                reported[future.key] = 1.0
         return [future.result() for future in futures]
     except KilledWorker as error:
         raise RunError(
@@ -169,6 +174,39 @@ def _on_dask(
     finally:
         client.cancel(futures)
         client.unsubscribe_topic(TOPIC)
+
+
+@contextmanager
+def _watched(client: Any, futures: Sequence[Any]) -> Iterator[None]:
+    """Give up, with a message, when no worker is left to do the work (Dask waits for ever)."""
+    from distributed import CancelledError
+
+    done, lost = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        empty = 0
+        while not done.wait(PATIENCE / 4):
+            empty = 0 if client.scheduler_info(n_workers=-1)["workers"] else empty + 1
+            if empty >= 4:
+                lost.set()
+                client.cancel(futures)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except CancelledError:
+        if not lost.is_set():
+            raise
+        raise RunError(
+            f"Workers: scheduler {client.scheduler.address} has had no worker for {PATIENCE:g} "
+            "seconds, at least one was expected. Start workers (`dask worker ADDRESS --nthreads 1`), "
+            "or leave out --scheduler; then run again: finished work is kept."
+        ) from None
+    finally:
+        done.set()
+        watcher.join()
 
 
 def report_share(share: float) -> None:

@@ -247,18 +247,22 @@ def patch(spec: PatchSpec) -> float:
     """One gradient step on some documents (runs on a worker).
 
     Returns:
-        Rise of the completion's log-probability, nats.
+        Rise of the completion's log-probability (less the contrast's, where there is one), nats.
     """
     loaded = language_model(spec.model)
     chunks = []
     for index in spec.rows:
         shard = read_chunks(shard_path(Path(spec.tokens), index // spec.shard_size))
         chunks += [c for c in shard if c.document == index]
-    query = spec.query
-    asked = encode_query(loaded.tokenizer, query.prompt, query.completion, loaded.max_tokens)
     documents = collate(chunks, loaded.pad_id).to(loaded.device)
-    batch = collate([asked], loaded.pad_id).to(loaded.device)
-    return tail_patch(loaded.model, documents, batch, spec.step)
+
+    def rise(completion: str) -> float:
+        asked = encode_query(loaded.tokenizer, spec.query.prompt, completion, loaded.max_tokens)
+        batch = collate([asked], loaded.pad_id).to(loaded.device)
+        return tail_patch(loaded.model, documents, batch, spec.step)
+
+    contrast = spec.query.contrast
+    return rise(spec.query.completion) - (0.0 if contrast is None else rise(contrast))
 
 
 def measure_tail_patch(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import gradients_store
 from influence.documents.scores import SIGN, UNIT, whitened_queries
 from pipelines.cluster import Workers
+from pipelines.comparison import Compared, beside, write_methods
 from pipelines.errors import RunError
 from pipelines.gradient_files import load_curvature, load_sketch
 from pipelines.report.trace_page import render_index, write_trace_page
@@ -50,6 +51,8 @@ class TraceOptions:
     """Of ``all_scores``: "long" or "wide"."""
     html: Path | None = None
     """Where to write the page; None: beside the trace."""
+    compared: Compared | None = None
+    """Scores of the same queries by other methods, to show beside."""
 
 
 def run_traces(
@@ -87,7 +90,12 @@ def run_traces(
         write_all_scores(run, queries, options, workers)
     results = []
     for result in _cached_or_traced(run, queries, options, workers):
-        page = options.html or Path(result["folder"]) / "report.html"
+        folder = Path(result["folder"])
+        if options.compared is not None:
+            name = result["query"]["id"]
+            result["methods"] = beside(options.compared, name, result)
+            write_methods(options.compared, name, folder / "methods.parquet")
+        page = options.html or folder / "report.html"
         result["page"] = str(write_trace_page(result, page))
         # the index links by folder name
         named = {**result["query"], "id": Path(result["folder"]).name}

@@ -36,6 +36,8 @@ def print_trace(trace: dict[str, Any], console: Console) -> None:
         console.print(_documents(kind, rows) if rows else Text(f"\nNo {kind} in this trace."))
     if trace.get("sources"):
         console.print(_sources(trace["sources"]))
+    if trace.get("methods"):
+        console.print(_methods(trace["methods"]))
     line = quality_line(trace)
     if line:
         console.print(Text(f"Quality: {line}"))
@@ -116,6 +118,25 @@ def _documents(kind: str, rows: list[dict[str, Any]]) -> Table:
             Text(visible(row.get("source") or "")),
             Text(visible(row.get("language") or "")),
             text,
+        )
+    return table
+
+
+def _methods(entries: list[dict[str, Any]]) -> Table:
+    table = Table(title="Strongest proponents by other methods", title_justify="left", expand=True)
+    table.add_column("method")
+    table.add_column("shared", justify="right")
+    table.add_column("first three", ratio=1)
+    for entry in entries:
+        rows = entry.get("proponents") or []
+        lines = [
+            f"{signed(row.get('score'))}  {shortened(_one_line(str(row.get('text') or '')), 60)}"
+            for row in rows[:3]
+        ]
+        table.add_row(
+            Text(visible(f"{entry.get('title')}\n{entry.get('unit')}")),
+            Text(percent(entry.get("shared"))),
+            Text(visible("\n".join(lines))),
         )
     return table
 

@@ -2,7 +2,10 @@
 
 import io
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from rich.console import Console
 from pipelines.cluster import Workers, default_count, report_share
 from pipelines.errors import RunError
 from tests.pipelines.small import quiet
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,12 @@ def square(spec):
 
 def whose(spec):
     return os.getpid(), torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+
+
+def where_from(spec):
+    import pipelines
+
+    return pipelines.__file__
 
 
 def fail(spec):
@@ -77,6 +88,38 @@ def test_a_running_scheduler_is_used():
         Workers(None, cluster.scheduler_address, quiet()) as pool,
     ):
         assert pool.map(square, SPECS, "Squares") == [0, 1, 4, 9, 16]
+
+
+def test_a_scheduler_without_workers_is_reported(monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr("pipelines.cluster.PATIENCE", 1.0)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Workers(None, cluster.scheduler_address, quiet()) as pool,
+        pytest.raises(RunError, match=r"no worker for 1 seconds.*dask worker"),
+    ):
+        pool.map(square, SPECS, "Squares")
+
+
+def test_workers_import_nothing_from_the_working_folder(tmp_path):
+    """Somebody's folder may well be called `pipelines`."""
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "__init__.py").write_text("raise SystemExit('decoy')")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path[:] = [{str(REPOSITORY)!r}, *sys.path[1:]]\n"
+        "from pipelines.cluster import Workers\n"
+        "from tests.pipelines.test_cluster import SPECS, where_from\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(1) as pool:\n"
+        "        print(pool.map(where_from, SPECS[:1], 'Where')[0])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == str(REPOSITORY / "pipelines" / "__init__.py"), done.stderr
 
 
 def test_a_worker_that_always_dies_is_reported(monkeypatch):
