@@ -49,7 +49,7 @@ def heat_map(tokens: list[dict[str, Any]], limit: int = LONGEST_SHOWN) -> Heat:
 
     Args:
         tokens: ``{"text", "score"}`` in order; score in nats per document removed, positive: the
-            token makes the document a proponent.
+            token makes the document a proponent. ``special`` ones (begin, end) are faint.
         limit: Characters to show; a token that crosses it is cut.
 
     Returns:
@@ -64,6 +64,13 @@ def heat_map(tokens: list[dict[str, Any]], limit: int = LONGEST_SHOWN) -> Heat:
         cut, left = cut + len(text) - len(shown), left - len(shown)
         score_cut += 0.0 if shown else score
         strength = level(score, strongest)
+        if shown and token.get("special") and not strength:
+            parts += [
+                marked(quiet),
+                Markup('<span class="special">{}</span>').format(marked(shown)),
+            ]
+            quiet = ""
+            continue
         if not strength or not shown:
             quiet += shown
             continue
