@@ -108,7 +108,7 @@ def one_method(
     method = METHODS[name]
     if isinstance(method, TextMethod):
         return _text_scores(run, queries, method, seed)
-    states = tuple(_state_specs(run, method, workers))
+    states = tuple(state_specs(run, method, workers))
     specs = plan_scores(run, queries, name, states, seed)
     step = score_features if isinstance(method, FeatureMethod) else score_gradients
     workers.map(step, [s for s in specs if not Path(s.out).exists()], f"Scores: {method.title}")
@@ -164,9 +164,19 @@ def plan_scores(
     ]
 
 
-def _state_specs(
+def state_specs(
     run: Run, method: GradientMethod | FeatureMethod, workers: Workers
 ) -> Iterator[StateSpec]:
+    """The states that a method looks at, each with its curvature fitted where that is missing.
+
+    Args:
+        run: The run.
+        method: The method.
+        workers: Where to fit.
+
+    Yields:
+        States in order of training.
+    """
     states = trained_states(run) if method.states == "all" else (final_state(run),)
     kind = method.curvature if isinstance(method, GradientMethod) else ""
     for state in states:
@@ -204,9 +214,10 @@ def score_gradients(spec: MethodSpec) -> str:
         scores_QN = np.zeros((stop - start, len(spec.ids)))
         for number, state in enumerate(spec.states):
             direction = _directions(_without_shard(asked))[number]
-            scores_QN += _products(spec, state, chunks, direction)
-        if method.normalised:
-            scores_QN = _normalised(spec, method, chunks, asked, scores_QN)
+            product_QN = _products(spec, state, chunks, direction)
+            if method.normalised:
+                product_QN = _normalised(asked, number, chunks, product_QN)
+            scores_QN += product_QN
         parts.append(scores_QN)
     return _write(spec, np.concatenate(parts))
 
@@ -291,22 +302,20 @@ def _query_gradients(model: ModelSpec, queries: Sequence[Query]) -> dict[str, Te
 
 
 def _normalised(
-    spec: MethodSpec,
-    method: GradientMethod,
-    chunks: Sequence[Chunk],
-    asked: MethodSpec,
-    scores_QN: np.ndarray,
+    spec: MethodSpec, number: int, chunks: Sequence[Chunk], product_QN: np.ndarray
 ) -> np.ndarray:
-    """Divide by the lengths of both gradients in the method's own product."""
-    [state], setting = [_state(spec, 0)], _setting(spec)
+    """Divide by the lengths of both gradients in the product of one state."""
+    method, state, setting = METHODS[spec.method], _state(spec, number), _setting(spec)
+    assert isinstance(method, GradientMethod)
 
     def lengths(gradients: dict[str, Tensor]) -> Tensor:
         [direction] = method.directions([gradients], [state], setting)
         parts = [(gradients[n] * direction[n]).sum(dim=(1, 2)) for n in gradients]
         return torch.stack(parts).sum(dim=0).double().clamp_min(0).sqrt().cpu()
 
-    query_Q = lengths(_query_gradients(spec.states[0].model, asked.queries)).numpy()
-    loaded, layers = language_model(spec.states[0].model), layers_of(spec.states[0].model)
+    model = spec.states[number].model
+    query_Q = lengths(_query_gradients(model, spec.queries)).numpy()
+    loaded, layers = language_model(model), layers_of(model)
     document_N = np.zeros(len(spec.ids))
     long: dict[int, dict[str, Tensor]] = {}
     for work in batches(chunks, loaded.pad_id, spec.token_budget):
@@ -320,10 +329,10 @@ def _normalised(
         long[int(numbers[0])] = (
             total if before is None else {n: before[n] + total[n] for n in total}
         )
-    for number, total in long.items():
-        document_N[number] = lengths(total).item()
+    for row, total in long.items():
+        document_N[row] = lengths(total).item()
     scale_QN = query_Q[:, None] * document_N[None]
-    return np.divide(scores_QN, scale_QN, out=np.zeros_like(scores_QN), where=scale_QN > 0)
+    return np.divide(product_QN, scale_QN, out=np.zeros_like(product_QN), where=scale_QN > 0)
 
 
 # -- feature methods --------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from tests.toys import assert_matches, random_chunks, save_toy, toy_llama, toy_t
 
 NAMES = (
     "ekfac kfac diagonal identity cosine ekfac-cosine ekfac-head tracin ekfac-averaged adam "
-    "adam-ekfac source trak embedding bm25 sentences random"
+    "ekfac-averaged-cosine adam-ekfac source trak embedding bm25 sentences random"
 ).split()
 SETTING = Setting(damping=0.1, documents=12, tokens=40, head="lm_head")
 N_QUERIES = 3
@@ -131,7 +131,8 @@ def test_methods_say_what_they_are(name):
 
 
 def module_of(name):
-    return {"ekfac-averaged": "averaged", "ekfac-head": "head"}.get(name, name.replace("-", "_"))
+    short = name.removeprefix("ekfac-") if "averaged" in name or "head" in name else name
+    return short.replace("-", "_")
 
 
 def test_choose_keeps_the_order_and_counts_once():

@@ -3,13 +3,14 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from influence.documents.gradients import per_document_gradients
-from influence.documents.methods import choose
+from influence.documents.methods import METHODS, choose
 from influence.errors import InfluenceError
 from influence.layers import tracked_layers
 from influence.models import swap_conv1d
@@ -26,11 +27,18 @@ from pipelines.evaluation import (
 )
 from pipelines.evaluation_queries import evaluation_queries
 from pipelines.measures import MEASURES, EvaluationOptions, PatchSpec, known_measures, patch
-from pipelines.method_scores import document_texts, method_scores
+from pipelines.method_scores import (
+    document_texts,
+    method_scores,
+    plan_scores,
+    score_gradients,
+    state_specs,
+)
 from pipelines.queries import Query
 from pipelines.retraining import half_subsets, membership, plan_retrainings, retrained
 from pipelines.runs import open_run, open_traced
 from pipelines.scoring import exact_everywhere
+from pipelines.tokens import read_table
 from pipelines.training import (
     Plan,
     plan_training,
@@ -107,6 +115,20 @@ def test_cosines_are_the_products_over_both_lengths(run):
         outer_QN = ratio_QN[:, :1] * ratio_QN[:1] / ratio_QN[0, 0]  # lengths factor
         np.testing.assert_allclose(ratio_QN, outer_QN, rtol=2e-4)
         assert np.abs(found[cosine]).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["", "-cosine"])
+def test_means_over_states_are_means_of_each_states_scores(run, kind):
+    found_QN = scores(run, f"ekfac-averaged{kind}")[f"ekfac-averaged{kind}"]
+    alone = []
+    with here() as pool:
+        for state in state_specs(run, METHODS["ekfac-averaged"], pool):
+            specs = plan_scores(run, ASKED, f"ekfac{kind}", (state,), 0)
+            tables = [read_table(Path(score_gradients(spec))) for spec in specs]
+            parts = [np.stack([c.to_numpy() for c in t.columns]) for t in tables]
+            alone.append(np.concatenate(parts, axis=1))
+    assert len(alone) == run.config.checkpoints
+    close(found_QN, np.mean(alone, axis=0))
 
 
 def test_methods_resume_shard_by_shard_and_repeat_to_the_byte(run, tmp_path):

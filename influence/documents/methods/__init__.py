@@ -9,6 +9,7 @@ from influence.documents.methods import (
     adam,
     adam_ekfac,
     averaged,
+    averaged_cosine,
     bm25,
     cosine,
     diagonal,
@@ -49,6 +50,7 @@ METHODS: dict[str, Method] = {
         # the course of training
         source,
         averaged,
+        averaged_cosine,
         tracin,
         # plain gradients
         identity,

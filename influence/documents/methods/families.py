@@ -82,7 +82,8 @@ class GradientMethod:
     moments: bool
     """Does it need Adam's second moments?"""
     normalised: bool
-    """Shall the score be divided by ``sqrt(<D q, q> <D m, m>)``? With one state only."""
+    """Shall each state's product be divided by ``sqrt(<D q, q> <D m, m>)``, D being the direction
+    that ``directions`` gives for that state alone?"""
     directions: Callable[[Sequence[Gradients], Sequence[State], Setting], list[Directions]]
     """From the queries' gradients at each state, in order of training, the last one final, to a
     direction ``{layer: [Q, O, I]}`` for each of these states."""
@@ -90,7 +91,6 @@ class GradientMethod:
     def __post_init__(self) -> None:
         assert self.states in STATES
         assert self.curvature in CURVATURES
-        assert self.states == "last" or not self.normalised
 
 
 @dataclass(frozen=True)
