@@ -111,18 +111,18 @@ def measure_lds(
             "name": "ceiling",
             "value": top.ceiling,
             "about": "What a perfect method would score: trainings with another seed differ. "
-            f"Split-half correlation of the trainings {top.split_half:.2f}, reliability of their mean "
-            f"{top.reliability:.2f}.",
+            f"Split-half correlation of the trainings {top.split_half:.2f}, reliability of "
+            f"their mean {top.reliability:.2f}.",
         }
     return [
         {
             "name": "lds",
             "title": "LDS",
             "about": "Linear datamodeling score: the model is trained again on random halves of the "
-            "documents; the summed scores of a half shall predict the query's loss (Spearman over the "
-            "halves, mean over queries; 1: perfectly, 0: not at all). Use it to ask whether "
-            "scores mean "
-            "what they claim for whole sets of documents.",
+            "documents; the summed scores of a half shall predict the query's loss "
+            "(Spearman over the halves, mean over queries; 1: perfectly, 0: not at all). "
+            "Use it to ask whether scores mean what they claim for whole sets of "
+            "documents.",
             "better": "higher",
             "reference": reference,
             "setting": {
@@ -189,10 +189,8 @@ def _brittleness(
         "name": f"brittleness-{amount}",
         "title": f"Brittleness, {amount} removed",
         "about": f"The model is trained again without the {k} documents that a method ranks "
-        f"highest for a "
-        "query; the number is the rise of the query's loss, in nats. Use it to ask "
-        "whether a method finds "
-        "the documents that an output depends on.",
+        "highest for a query; the number is the rise of the query's loss, in nats. Use "
+        "it to ask whether a method finds the documents that an output depends on.",
         "better": "higher",
         "reference": None,
         "setting": {
@@ -293,11 +291,10 @@ def measure_tail_patch(
         {
             "name": "tail-patch",
             "title": "Tail-patch",
-            "about": f"One step of gradient descent on the {k} strongest proponents; the number is the "
-            f"rise of "
-            "the completion's log-probability, in nats. Use it to ask what more training on "
-            "these documents would "
-            "do; it favours methods close to the plain gradient.",
+            "about": f"One step of gradient descent on the {k} strongest proponents; the number is "
+            "the rise of the completion's log-probability, in nats. Use it to ask what "
+            "more training on these documents would do; it favours methods close to the "
+            "plain gradient.",
             "better": "higher",
             "reference": None,
             "setting": {"documents": k, "learning rate": options.step},
@@ -333,10 +330,9 @@ def measure_facts(
             "name": "facts",
             "title": "Fact tracing (MRR)",
             "about": "Mean reciprocal rank of the first document that states the queried fact (1: "
-            "always "
-            "first). Use it to ask whether a method retrieves statements; word overlap "
-            "(BM25) is strong here, and "
-            "it can't say which of them moved the model.",
+            "always first). Use it to ask whether a method retrieves statements; word "
+            "overlap (BM25) is strong here, and it can't say which of them moved the "
+            "model.",
             "better": "higher",
             "reference": None,
             "setting": {"queries with known documents": len(asked)},
@@ -356,16 +352,19 @@ def measure_corruption(
     names = _columns(run)
     if options.flag not in names or run.gradients is None:
         return []
-    values = read_columns(run.corpus, [options.flag]).column(options.flag).to_pylist()
-    flagged_N = np.array([value is True for value in values])
+    table = read_columns(run.corpus, [options.flag, "source"])
+    flagged_N = np.array([value is True for value in table.column(options.flag).to_pylist()])
+    source_N = np.array([str(value) for value in table.column("source").to_pylist()])
+    alike_N = np.isin(source_N, source_N[flagged_N])
+    flagged_N = flagged_N[alike_N]
     if flagged_N.all() or not flagged_N.any():
         return []
     store = open_traced(run).store
     assert store is not None
-    table = store.metadata()
+    stored = store.metadata()
     found = corruption(
-        table.column("self_influence").to_numpy(),
-        table.column("loss").to_numpy(),
+        stored.column("self_influence").to_numpy()[alike_N],
+        stored.column("loss").to_numpy()[alike_N],
         flagged_N,
         seed=options.seed,
     )
@@ -375,10 +374,9 @@ def measure_corruption(
             "name": "corruption",
             "title": "Corruption (AUROC)",
             "about": f"Chance that a document flagged “{options.flag}” has a larger self-influence "
-            f"than another "
-            "one (0.5: no better than a coin). The loss is the baseline. Use it to ask "
-            "whether a corpus can be "
-            "cleaned by these numbers.",
+            "than another one of the same sources (0.5: no better than a coin). The loss "
+            "is the baseline. Use it to ask whether a corpus can be cleaned by these "
+            "numbers.",
             "better": "higher",
             "reference": {"name": "chance", "value": 0.5, "about": "A coin."},
             "setting": {"flagged documents": count, "documents": len(flagged_N)},
@@ -415,10 +413,11 @@ def measure_sanity(
     found = [
         {
             "name": "sanity-distinct",
+            "check": True,
             "title": f"Distinct documents in the top {k}",
-            "about": f"Distinct documents among all queries' top {k}, as a share of all places (1: no "
-            f"two "
-            "queries share one). A method that gives every query the same loud documents fails.",
+            "about": f"Distinct documents among all queries' top {k}, as a share of all places (1: "
+            "no two queries share one). A method that gives every query the same loud "
+            "documents fails.",
             "better": "higher",
             "reference": None,
             "setting": {"k": k},
@@ -441,10 +440,10 @@ def _labels(
     value = agreement(scores["ekfac"], other_QN, options.seed)
     return {
         "name": "sanity-labels",
+        "check": True,
         "title": "Agreement of two label draws",
         "about": "Spearman over documents between EK-FAC scores from two draws of the Fisher's "
-        "labels: the "
-        "noise floor of the scores. Near 1 is good.",
+        "labels: the noise floor of the scores. Near 1 is good.",
         "better": "higher",
         "reference": None,
         "setting": {"label seeds": f"{run.config.label_seed} and {config.label_seed}"},
@@ -460,10 +459,10 @@ def _store(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "name": "sanity-store",
+            "check": True,
             "title": "Agreement of the store",
             "about": "Spearman over documents between scores from the compressed store and exact "
-            "ones, on the "
-            "sample that was taken when the store was made.",
+            "ones, on the sample that was taken when the store was made.",
             "better": "higher",
             "reference": None,
             "setting": {"documents": fidelity["documents"]},
@@ -485,10 +484,11 @@ def _random_weights(
             rows.append(row(name, value, len(queries)))
     return {
         "name": "sanity-weights",
+        "check": True,
         "title": "Agreement with an untrained model",
         "about": "Spearman over documents between scores of the trained model and of one with "
-        "random weights. "
-        "Scores that hardly change say nothing about what the model learned.",
+        "random weights. Scores that hardly change say nothing about what the model "
+        "learned.",
         "better": "lower",
         "reference": None,
         "setting": {},

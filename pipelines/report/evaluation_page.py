@@ -85,18 +85,24 @@ def grid(result: dict[str, Any]) -> dict[str, Any]:
         result: The checked evaluation.
 
     Returns:
-        ``columns`` with title and direction, and ``rows`` with the method's title and a Place (or
-        None) for each column, in the order of the methods.
+        ``columns`` with title, direction and number of the measure, and ``rows`` with the method's
+        title and a Place (or None) for each column, in the order of the methods.
     """
-    found = reading.measures(result)
+    found = reading.contests(result)
+    numbers = {id(m): number for number, m in enumerate(reading.measures(result), start=1)}
     by_method = [{p.method: p for p in reading.places(result, m)} for m in found]
     columns = [
-        {"title": reading.title_of(m), "better": reading.BETTER.get(str(m.get("better")), "")}
+        {
+            "title": reading.title_of(m),
+            "better": reading.BETTER.get(str(m.get("better")), ""),
+            "number": numbers[id(m)],
+        }
         for m in found
     ]
     rows = [
         (title, [places.get(method) for places in by_method])
         for method, title in reading.titles(result).items()
+        if reading.is_method(result, method) or any(method in places for places in by_method)
     ]
     return {"columns": columns, "rows": rows}
 

@@ -18,6 +18,9 @@ BETTER = {"higher": "higher is better", "lower": "lower is better"}
 DIGITS = 3
 """Significant digits of the largest value of a measure; its others have as many decimals."""
 
+CHANCE = "chance"
+"""Name of a reference that is what a coin would get."""
+
 MOST_NAMED = 4
 """Methods named in a sentence; the others are counted."""
 
@@ -97,6 +100,26 @@ def measures(result: dict[str, Any]) -> list[Measure]:
     return _list(result, "measures")
 
 
+def is_check(measure: Measure) -> bool:
+    """Whether a measure is a check of each method by itself, in which nobody is best."""
+    return measure.get("check") is True
+
+
+def is_method(result: dict[str, Any], name: str) -> bool:
+    """Whether a row's method is one of those that were evaluated."""
+    return any(str(m.get("name")) == name for m in _list(result, "methods"))
+
+
+def contests(result: dict[str, Any]) -> list[Measure]:
+    """Return the measures that compare the evaluation's methods."""
+    return [
+        measure
+        for measure in measures(result)
+        if not is_check(measure)
+        and any(is_method(result, str(row.get("method"))) for row in _list(measure, "rows"))
+    ]
+
+
 def title_of(measure: Measure) -> str:
     """Return a measure's title, or its name."""
     return str(measure.get("title") or measure.get("name") or "not named")
@@ -117,7 +140,7 @@ def places(result: dict[str, Any], measure: Measure) -> list[Place]:
     found = [_place(row, names[str(row.get("method"))], decimals) for row in _list(measure, "rows")]
     sign = 1 if down else -1
     found.sort(key=lambda p: (p.mean is None, sign * or_zero(p.mean), p.name))
-    alone = sum(place.mean is not None for place in found) < 2
+    alone = sum(place.mean is not None for place in found) < 2 or is_check(measure)
     return found if alone else [_compared(place, found[0], down) for place in found]
 
 
@@ -202,6 +225,16 @@ def _finding(result: dict[str, Any], measure: Measure) -> str:
     beside = f"; {limit[0]} {fixed(limit[1], decimals_of(measure))}" if limit else ""
     if len(found) == 1:
         return f"{title_of(measure)}: {_joined([found[0].name])} has {values}{beside}."
+    if is_check(measure):
+        last = found[-1]
+        return (
+            f"{title_of(measure)}: from {last.value} ({_joined([last.name])}) to {found[0].value} "
+            f"({_joined([found[0].name])})."
+        )
+    if limit and limit[0] == CHANCE and _all_below(found, limit[1]):
+        return (
+            f"{title_of(measure)}: no better than chance, {_joined([found[0].name])} has {values}."
+        )
     first = [place.name for place in found if place.best]
     start = f"{title_of(measure)}: {_joined(first)} {_be(first)} best ({values}{beside})"
     near = [place.name for place in found if place.level]
@@ -210,6 +243,11 @@ def _finding(result: dict[str, Any], measure: Measure) -> str:
     if len(found) == len(first) or any(p.low is None for p in found):
         return f"{start}."
     return f"{start}, clear of the others."
+
+
+def _all_below(found: list[Place], value: float) -> bool:
+    """Whether no interval reaches above a value."""
+    return all(place.mean is not None and (place.high or place.mean) <= value for place in found)
 
 
 def _joined(names: list[str]) -> str:

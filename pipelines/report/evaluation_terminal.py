@@ -38,9 +38,10 @@ def print_evaluation(result: dict[str, Any], console: Console) -> None:
     found = reading.measures(result)
     if not found:
         console.print(Text("Nothing was measured yet."))
-    for start in range(0, len(found), MOST_COLUMNS):
-        console.print(_table(result, found[start : start + MOST_COLUMNS]))
-    if found:
+    compared = reading.contests(result)
+    for start in range(0, len(compared), MOST_COLUMNS):
+        console.print(_table(result, compared[start : start + MOST_COLUMNS]))
+    if compared:
         console.print(Text(LEGEND, style="dim"))
     for measure in found:
         line = _reference(measure)
@@ -62,6 +63,9 @@ def _table(result: dict[str, Any], measures: list[reading.Measure]) -> Table:
         table.add_column(Text(visible(heading)), justify="right")
         by_method.append({place.method: place for place in reading.places(result, measure)})
     for method, title in reading.titles(result).items():
+        shown = any(method in places for places in by_method)
+        if not (shown or reading.is_method(result, method)):
+            continue
         table.add_row(Text(visible(title)), *(_cell(places.get(method)) for places in by_method))
     return table
 

@@ -260,6 +260,35 @@ def test_methods_without_a_row_and_rows_without_a_method_both_show():
     assert "stranger" in printed(result)
 
 
+def test_in_a_check_nobody_is_best_and_the_table_leaves_it_out():
+    result = sample_result()
+    check = next(m for m in result["measures"] if m["name"] == "randomised")
+    before = Page(render_evaluation(result))
+    check["check"] = True
+    page = Page(render_evaluation(result))
+    assert page.texts.count("best") == before.texts.count("best") - 1
+    assert page.texts.count(check["title"]) == before.texts.count(check["title"]) - 1
+    said = next(x for x in findings(result) if x.startswith(check["title"]))
+    assert said == "Agreement with random weights: from 1.00 (Random) to 0.05 (EK-FAC)."
+    assert not any(place.best or place.level for place in places(result, check))
+
+
+def test_a_measure_of_rows_that_are_no_methods_stands_by_itself():
+    result = sample_result()
+    flags = [("self-influence", 0.4), ("loss", 0.45)]
+    rows = [{"method": n, "mean": m, "low": m - 0.02, "high": m + 0.02, "n": 9} for n, m in flags]
+    chance = {"name": "chance", "value": 0.5, "about": "A coin."}
+    measure = {"name": "corruption", "title": "Corruption", "better": "higher", "rows": rows}
+    result["measures"].append({**measure, "reference": chance})
+    said = findings(result)[-1]
+    assert said == "Corruption: no better than chance, loss has 0.450, 0.430 to 0.470."
+    page = Page(render_evaluation(result))
+    assert page.texts.count("not measured") == 0
+    assert sum(text.strip() == "Corruption" for text in page.texts) == 1
+    rows[1]["high"] = 0.55
+    assert "loss is best" in findings(result)[-1]
+
+
 def test_methods_of_one_title_keep_their_own_numbers():
     result = sample_result()
     for method in result["methods"]:
