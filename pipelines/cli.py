@@ -376,6 +376,8 @@ def evaluate_command(
         flag=flag,
         seed=seed,
     )
+    if methods:  # named ones; else only a few, as each removal is a training
+        options = replace(options, brittle_methods=names)
     if not measures:
         fitting, said = fitting_measures(opened, options, minutes)
         options = replace(options, measures=fitting)
