@@ -57,6 +57,10 @@ def evaluate(
         f"{len(queries)} queries, {len(options.methods)} methods, measures: "
         f"{', '.join(options.measures)}."
     )
+    for name in set(options.measures) & set(RETRAINED):
+        if run.config.train != "none":
+            seconds = seconds_of(run, name, options)
+            announce(f"{name}: {in_words(seconds)} of training, less what is already there.")
     scores = method_scores(run, queries, options.methods, workers, options.seed)
     measures, notes, seconds = [], [], {"scores": time.perf_counter() - begun}
     for name in options.measures:
@@ -201,8 +205,6 @@ def fitting_measures(
             continue
         used += seconds
         chosen.append(name)
-        if seconds:
-            said.append(f"{name}: {in_words(seconds)} of training.")
     return tuple(chosen), said
 
 
