@@ -59,8 +59,8 @@ def evaluate(
     )
     for name in set(options.measures) & set(RETRAINED):
         if run.config.train != "none":
-            seconds = seconds_of(run, name, options)
-            announce(f"{name}: {in_words(seconds)} of training, less what is already there.")
+            cost = in_words(seconds_of(run, name, options))
+            announce(f"{name}: {cost} of training, less what is already there.")
     scores = method_scores(run, queries, options.methods, workers, options.seed)
     measures, notes, seconds = [], [], {"scores": time.perf_counter() - begun}
     for name in options.measures:
