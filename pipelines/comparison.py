@@ -17,7 +17,7 @@ from pipelines.cluster import Workers
 from pipelines.corpus import document_ids, read_columns
 from pipelines.method_scores import document_texts, method_scores
 from pipelines.queries import Query
-from pipelines.run_folder import new_file
+from pipelines.run_folder import locked, new_file
 from pipelines.runs import Run
 
 PER_DOCUMENT = ", times N"
@@ -54,7 +54,9 @@ def compare_methods(
         The scores.
     """
     documents = run.tokens.info()["documents"]
-    scores, about = method_scores(run, queries, names, workers), []
+    with locked(run.root):  # curvatures of other kinds may have to be fitted
+        scores = method_scores(run, queries, names, workers)
+    about = []
     for method in choose(names):
         per_document = method.unit.endswith(PER_DOCUMENT)
         if per_document:

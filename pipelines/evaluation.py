@@ -21,7 +21,7 @@ from pipelines.measures import MEASURES, EvaluationOptions, count_of
 from pipelines.method_scores import method_scores
 from pipelines.queries import Query
 from pipelines.report.evaluation_page import write_evaluation_page
-from pipelines.run_folder import RUN_FILE, key_of, write_json
+from pipelines.run_folder import RUN_FILE, clear_leftovers, key_of, locked, write_json
 from pipelines.runs import Run
 from pipelines.worker import layers_of
 
@@ -61,15 +61,19 @@ def evaluate(
         if run.config.train != "none":
             cost = in_words(seconds_of(run, name, options))
             announce(f"{name}: {cost} of training, less what is already there.")
-    scores = method_scores(run, queries, options.methods, workers, options.seed)
-    measures, notes, seconds = [], [], {"scores": time.perf_counter() - begun}
-    for name in options.measures:
-        started = time.perf_counter()
-        found = MEASURES[name](run, queries, scores, options, workers)
-        if not found:
-            notes.append(f"{name}: not taken, since the corpus or the queries lack what it needs.")
-        measures += found
-        seconds[name] = time.perf_counter() - started
+    with locked(run.root):
+        clear_leftovers(run.root)
+        scores = method_scores(run, queries, options.methods, workers, options.seed)
+        measures, notes, seconds = [], [], {"scores": time.perf_counter() - begun}
+        for name in options.measures:
+            started = time.perf_counter()
+            found = MEASURES[name](run, queries, scores, options, workers)
+            if not found:
+                notes.append(
+                    f"{name}: not taken, since the corpus or the queries lack what it needs."
+                )
+            measures += found
+            seconds[name] = time.perf_counter() - started
     if not measures:
         raise RunError(
             f"Evaluation of {run.root}: none of {', '.join(options.measures)} can be taken. Name queries "

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +51,7 @@ from pipelines.training import (
 )
 from tests.pipelines.small import build, documents, here, on_model, states, write_run
 
+REPOSITORY = Path(__file__).parents[2]
 ASKED = (
     Query(id="road", prompt="The road 1 from", completion=" Paris to Lima", supports=("d01",)),
     Query(id="sky", prompt="The sky is", completion=" blue", contrast=" green"),
@@ -308,6 +312,52 @@ def test_the_same_evaluation_again_gives_the_same_numbers_and_trains_nothing(run
         again = evaluate(run, ASKED, options(*MEASURES, flag="corrupted"), pool)
     assert again["measures"] == evaluated["measures"]
     assert trainings() == before
+
+
+def test_a_killed_evaluation_keeps_its_trainings_and_ends_with_the_same_numbers(
+    run, tmp_path, monkeypatch, capsys
+):
+    def words(folder):
+        sizes = ["--subsets", "6", "--seeds", "2", "--count", "3", "--methods", "bm25", "random"]
+        return [
+            "evaluate",
+            "small",
+            "lds",
+            "--runs",
+            str(folder),
+            "--workers",
+            "0",
+            "--json",
+            *sizes,
+        ]
+
+    def numbers(folder):
+        monkeypatch.setattr("sys.argv", ["influence", *words(folder)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        return json.loads(capsys.readouterr().out)["measures"]
+
+    folders = [tmp_path / name for name in ("killed", "whole")]
+    for folder in folders:
+        shutil.copytree(run.root, folder / "small", ignore=shutil.ignore_patterns("retraining"))
+    command = [sys.executable, "-m", "pipelines.cli", *words(folders[0])]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    kept = folders[0] / "small" / "retraining"
+    while len(list(kept.rglob("*-seed-*.json"))) < 3:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    before = {k: v for k, v in states(folders[0]).items() if k.endswith(".json")}
+    found = numbers(folders[0])
+    after = states(folders[0])
+    trained = [k for k in before if "-seed-" in k and "/." not in k]
+    assert 3 <= len(trained) < 12
+    assert {k: after[k] for k in trained} == {k: before[k] for k in trained}
+    assert found == numbers(folders[1])
 
 
 def test_known_answers_on_the_tiny_run(evaluated):
