@@ -31,6 +31,8 @@ SETTINGS = {
     "layers": "all",
     "device": "cpu",
 }
+BESIDE = ("exact/", "traces/", "scores/", "retraining/", "evaluations/", "untrained/")
+"""Folders of a run that are made from its stages later, by traces and evaluations."""
 QUERIES = (
     Query(id="capital", prompt="The capital of Peru is", completion=" Lima"),
     Query(id="colour", prompt="The sky is", completion=" blue today"),
@@ -122,7 +124,7 @@ def digests(root: Path, exact: bool = False):
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         hidden = any(part.startswith(".") for part in name.split("/"))
-        wanted = name.startswith("exact/") if exact else not name.startswith(("exact/", "traces/"))
+        wanted = name.startswith("exact/") if exact else not name.startswith(BESIDE)
         if path.is_file() and "/" in name and not hidden and wanted:
             found[name] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return found
