@@ -664,7 +664,6 @@ SENTENCES = [
     ],
 )
 def test_bm25_finds_the_planted_sentence(query, wanted):
-    pytest.importorskip("bm25s")
     found = METHODS["bm25"].scores([query], SENTENCES, 0)
     assert (found.dtype, found.shape) == (np.float64, (1, len(SENTENCES)))
     assert int(found[0].argmax()) == wanted
@@ -672,7 +671,6 @@ def test_bm25_finds_the_planted_sentence(query, wanted):
 
 
 def test_bm25_is_its_formula():
-    pytest.importorskip("bm25s")
     documents = ["a b b", "b c", "c c c d", "e"]
     counts = [bm25.words(d) for d in documents]
     mean = np.mean([len(d) for d in counts])
@@ -688,7 +686,6 @@ def test_bm25_is_its_formula():
 
 
 def test_bm25_of_texts_without_words_is_zero():
-    pytest.importorskip("bm25s")
     assert METHODS["bm25"].scores(["", "...", "zzz"], ["a", "b"], 0).tolist() == [[0.0] * 2] * 3
     assert METHODS["bm25"].scores(["a"], ["", "?"], 0).tolist() == [[0.0, 0.0]]
     assert METHODS["bm25"].scores([], ["a"], 0).shape == (0, 1)
@@ -750,7 +747,6 @@ def test_sentence_embeddings_are_mean_pooled_whatever_the_batch(monkeypatch, tmp
 
 
 def test_sentences_of_the_shipped_model_find_the_paraphrase():
-    pytest.importorskip(sentences.PACKAGE)
     found = METHODS["sentences"].scores(
         ["Which city is France's seat of government?"], SENTENCES, 0
     )

@@ -24,7 +24,6 @@ import numpy as np
 
 from influence.documents.evaluation.bootstrap import Interval, between
 from influence.documents.evaluation.inputs import finite, flags, same
-from influence.documents.evaluation.ranks import average_ranks
 from influence.errors import InfluenceError
 
 
@@ -48,9 +47,11 @@ def auroc(values_N: np.ndarray, flagged_N: np.ndarray) -> float:
     Returns:
         Between 0 and 1; 0.5 for equal values.
     """
+    from scipy.stats import rankdata  # slow to import
+
     values_N, flagged_N = _checked(values_N, flagged_N)
     positive, negative = int(flagged_N.sum()), int((~flagged_N).sum())
-    ranks = float(average_ranks(values_N)[flagged_N].sum())
+    ranks = float(rankdata(values_N)[flagged_N].sum())
     return (ranks - positive * (positive + 1) / 2) / (positive * negative)
 
 

@@ -1,4 +1,4 @@
-"""Ranks with ties, and Spearman's correlation of them.
+"""Spearman's correlation, row by row.
 
 Axes: Q queries, S things that are ranked (subsets or documents).
 """
@@ -6,20 +6,6 @@ Axes: Q queries, S things that are ranked (subsets or documents).
 from __future__ import annotations
 
 import numpy as np
-
-
-def average_ranks(values_S: np.ndarray) -> np.ndarray:
-    """Rank values from 1 (the smallest) upwards; equal values share the mean of their ranks.
-
-    Args:
-        values_S: Finite numbers.
-
-    Returns:
-        Ranks ``[S]`` in float64; they always sum to ``S (S + 1) / 2``.
-    """
-    _, group_S, size_G = np.unique(values_S, return_inverse=True, return_counts=True)
-    last_G = np.cumsum(size_G)
-    return (last_G - (size_G - 1) / 2)[group_S.reshape(-1)]
 
 
 def spearman(left_QS: np.ndarray, right_QS: np.ndarray) -> np.ndarray:
@@ -32,9 +18,9 @@ def spearman(left_QS: np.ndarray, right_QS: np.ndarray) -> np.ndarray:
     Returns:
         ``[Q]`` in -1..1; 0 where either row is constant, since it orders nothing (never NaN).
     """
-    left_QS, right_QS = (
-        np.stack([average_ranks(row_S) for row_S in rows_QS]) for rows_QS in (left_QS, right_QS)
-    )
+    from scipy.stats import rankdata  # slow to import
+
+    left_QS, right_QS = rankdata(left_QS, axis=1), rankdata(right_QS, axis=1)
     left_QS -= left_QS.mean(axis=1, keepdims=True)
     right_QS -= right_QS.mean(axis=1, keepdims=True)
     scale_Q = np.sqrt((left_QS**2).sum(axis=1) * (right_QS**2).sum(axis=1))

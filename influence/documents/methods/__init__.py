@@ -71,7 +71,7 @@ def choose(names: str | Sequence[str]) -> tuple[Method, ...]:
     """Methods by name.
 
     Args:
-        names: Names, as a sequence or separated by commas; said twice counts once.
+        names: Names, as a sequence or separated by commas or blanks; said twice counts once.
 
     Returns:
         The methods, in the order of the names.
@@ -79,7 +79,7 @@ def choose(names: str | Sequence[str]) -> tuple[Method, ...]:
     Raises:
         InfluenceError: If there is no name or an unknown one; the message names the nearest.
     """
-    split = names.split(",") if isinstance(names, str) else list(names)
+    split = names.replace(",", " ").split() if isinstance(names, str) else list(names)
     wanted = list(dict.fromkeys(name.strip() for name in split if name.strip()))
     known = ", ".join(METHODS)
     if not wanted:

@@ -10,36 +10,16 @@ diagonal of the Fisher; damping as for EK-FAC.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
-from influence.documents.methods.families import (
-    GradientMethod,
-    Gradients,
-    Setting,
-    State,
-    needed,
-    only,
-)
-from influence.documents.scores import UNIT, Directions, directions
+from influence.documents.methods import ekfac
 
-
-def _directions(
-    gradients: Sequence[Gradients], states: Sequence[State], setting: Setting
-) -> list[Directions]:
-    last, state = only("diagonal", gradients, states)
-    curvature = needed("diagonal", "diagonal curvature", state.curvature, last)
-    return [directions(curvature, setting.damping, last)]
-
-
-METHOD = GradientMethod(
+METHOD = replace(
+    ekfac.METHOD,
     name="diagonal",
     title="Diagonal Fisher",
     about="Influence functions with the diagonal of the final model's Fisher (Koh & Liang 2017, "
     "with a diagonal in place of the Hessian).",
-    unit=f"{UNIT}, times N",
-    states="last",
     curvature="diagonal",
-    moments=False,
-    normalised=False,
-    directions=_directions,
+    directions=ekfac.preconditioned("diagonal", "diagonal curvature"),
 )

@@ -11,7 +11,7 @@ Source: Grosse et al. (2023), arXiv:2308.03296, section 2.2; George et al. (2018
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from influence.documents.methods.families import (
     GradientMethod,
@@ -24,12 +24,27 @@ from influence.documents.methods.families import (
 from influence.documents.scores import UNIT, Directions, directions
 
 
-def _directions(
-    gradients: Sequence[Gradients], states: Sequence[State], setting: Setting
-) -> list[Directions]:
-    last, state = only("ekfac", gradients, states)
-    curvature = needed("ekfac", "EK-FAC curvature", state.curvature, last)
-    return [directions(curvature, setting.damping, last)]
+def preconditioned(
+    method: str, curvature: str
+) -> Callable[[Sequence[Gradients], Sequence[State], Setting], list[Directions]]:
+    """The rule that every influence function of the final state follows: ``(F + lambda)^-1 grad f``.
+
+    Args:
+        method: The method's name, for messages.
+        curvature: What its curvature is called, for messages.
+
+    Returns:
+        ``directions`` of a :class:`GradientMethod`.
+    """
+
+    def solve(
+        gradients: Sequence[Gradients], states: Sequence[State], setting: Setting
+    ) -> list[Directions]:
+        last, state = only(method, gradients, states)
+        fisher = needed(method, curvature, state.curvature, last)
+        return [directions(fisher, setting.damping, last)]
+
+    return solve
 
 
 METHOD = GradientMethod(
@@ -42,5 +57,5 @@ METHOD = GradientMethod(
     curvature="ekfac",
     moments=False,
     normalised=False,
-    directions=_directions,
+    directions=preconditioned("ekfac", "EK-FAC curvature"),
 )

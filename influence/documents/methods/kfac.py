@@ -11,36 +11,16 @@ arXiv:2308.03296, section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
-from influence.documents.methods.families import (
-    GradientMethod,
-    Gradients,
-    Setting,
-    State,
-    needed,
-    only,
-)
-from influence.documents.scores import UNIT, Directions, directions
+from influence.documents.methods import ekfac
 
-
-def _directions(
-    gradients: Sequence[Gradients], states: Sequence[State], setting: Setting
-) -> list[Directions]:
-    last, state = only("kfac", gradients, states)
-    curvature = needed("kfac", "K-FAC curvature", state.curvature, last)
-    return [directions(curvature, setting.damping, last)]
-
-
-METHOD = GradientMethod(
+METHOD = replace(
+    ekfac.METHOD,
     name="kfac",
     title="K-FAC",
     about="Influence functions with the Kronecker-factored Fisher of the final model, its "
     "eigenvalues not corrected (Martens & Grosse 2015).",
-    unit=f"{UNIT}, times N",
-    states="last",
     curvature="kfac",
-    moments=False,
-    normalised=False,
-    directions=_directions,
+    directions=ekfac.preconditioned("kfac", "K-FAC curvature"),
 )
