@@ -42,7 +42,7 @@ Methods = Annotated[
     str | None,
     typer.Option(
         "--methods",
-        help="Names such as ekfac identity bm25, by blanks or commas; see README, 'Methods'.",
+        help="Names such as ekfac identity bm25, by blanks or commas; see README, 'Can you trust it?'.",
     ),
 ]
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="A run's YAML.")]

@@ -57,8 +57,8 @@ def evaluate(
         f"{len(queries)} queries, {len(options.methods)} methods, measures: "
         f"{', '.join(options.measures)}."
     )
-    for name in set(options.measures) & set(RETRAINED):
-        if run.config.train != "none":
+    for name in RETRAINED:
+        if name in options.measures and run.config.train != "none":
             cost = in_words(seconds_of(run, name, options))
             announce(f"{name}: {cost} of training, less what is already there.")
     with locked(run.root):
