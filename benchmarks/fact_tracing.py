@@ -13,10 +13,12 @@ import argparse
 import json
 from typing import Any
 
-import bm25s
 import numpy as np
 
 import datasets_cfg
+from influence.documents.evaluation.bootstrap import Interval
+from influence.documents.evaluation.fact_tracing import facts
+from influence.documents.methods import bm25
 from pipelines import Query, Workers, open_run, open_traced
 from pipelines.answers import says
 from pipelines.corpus import read_documents
@@ -25,23 +27,20 @@ from pipelines.trace import exact_everywhere
 from pipelines.traces import _from_store
 from pipelines.worker import language_model
 
-TOPS = (1, 5, 20)
 
-
-def ranks(scores_N: np.ndarray, hits: set[int]) -> int:
-    """Rank (from 1) of the best document among the hits."""
-    order = np.argsort(-scores_N, kind="stable")
-    return 1 + int(np.flatnonzero(np.isin(order, list(hits)))[0])
-
-
-def row(name: str, found: list[int]) -> dict[str, Any]:
-    at = np.array(found)
+def row(name: str, scores_QN: np.ndarray, supports: list[set[int]]) -> dict[str, Any]:
+    """One method's recall and mean reciprocal rank, each as (mean, low, high) with a 95 % interval."""
+    found = facts(scores_QN, supports)
     return {
         "method": name,
-        **{f"recall@{k}": float((at <= k).mean()) for k in TOPS},
-        "MRR": float((1 / at).mean()),
-        "questions": len(at),
+        **{f"recall@{k}": _rounded(value) for k, value in found.recall.items()},
+        "MRR": _rounded(found.mrr),
+        "questions": len(supports),
     }
+
+
+def _rounded(value: Interval) -> list[float]:
+    return [round(x, 3) for x in (value.mean, value.low, value.high)]
 
 
 def main() -> None:
@@ -64,20 +63,8 @@ def main() -> None:
     with Workers() as workers:
         exact_QN = exact_everywhere(traced, queries, workers)
     stored_QN = np.concatenate([s for _, s in _from_store(traced, queries)], axis=1)
-    index = bm25s.BM25()
-    index.index(
-        bm25s.tokenize([d["text"] for d in documents], show_progress=False), show_progress=False
-    )
-    bm25_QN = np.stack(
-        [
-            index.get_scores(
-                bm25s.tokenize(
-                    q["prompt"] + q["completion"], show_progress=False, return_ids=False
-                )[0]
-            )
-            for q in right
-        ]
-    )
+    texts = [q["prompt"] + q["completion"] for q in right]
+    bm25_QN = bm25.scores(texts, [d["text"] for d in documents], 0)
     random_QN = np.random.default_rng(0).random(exact_QN.shape)
     hits = [{row_of[i] for i in (*q["supports"], *_same_answer(q, documents))} for q in right]
     methods = {
@@ -86,13 +73,9 @@ def main() -> None:
         "BM25": bm25_QN,
         "random": random_QN,
     }
-    table = [
-        row(name, [ranks(s, h) for s, h in zip(scores, hits, strict=True)])
-        for name, scores in methods.items()
-    ]
     print(f"{len(right)} of {len(asked)} questions answered; {len(documents)} documents")
-    for line in table:
-        print(json.dumps(line))
+    for name, scores_QN in methods.items():
+        print(json.dumps(row(name, scores_QN, hits)))
     corruptions(traced, asked, row_of, documents)
 
 
@@ -123,11 +106,10 @@ def corruptions(
             ]
             scores_QN = exact_everywhere(traced, queries, workers)
             found = []
-            for q, scores_N in zip(group, scores_QN, strict=True):
+            for q in group:
                 about = [row_of[i] for i in (*q["supports"], *q["contradicts"])]
-                own = {i for i in about if documents[i]["corrupted"]}
-                found.append(ranks(sign * scores_N, own))
-            print(json.dumps({"measure": name, **row("EK-FAC, exact", found)}))
+                found.append({i for i in about if documents[i]["corrupted"]})
+            print(json.dumps({"measure": name, **row("EK-FAC, exact", sign * scores_QN, found)}))
 
 
 if __name__ == "__main__":

@@ -26,22 +26,19 @@ from influence.documents.methods.families import (
     State,
     TextMethod,
 )
-from influence.documents.scores import contrast, exact_scores
+from influence.documents.scores import exact_scores
 from influence.layers import head_name
-from influence.text import Batch, Chunk, collate, encode_query
-from pipelines.checkpoints import (
-    final_state,
-    second_moments,
-    trained_states,
-)
+from influence.text import Batch, Chunk, encode_query
 from pipelines.cluster import Workers
 from pipelines.corpus import document_ids, read_columns
 from pipelines.curvature import build_curvature
 from pipelines.gradient_files import load_curvature
 from pipelines.queries import Query
+from pipelines.query_gradients import differentiate
 from pipelines.run_folder import key_of
 from pipelines.runs import Run, with_head
 from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
+from pipelines.trained_states import final_state, second_moments, trained_states
 from pipelines.worker import ModelSpec, language_model, layers_of, naming_documents
 
 DIRECTION_GIGABYTES = 0.5
@@ -285,20 +282,8 @@ def _state(spec: MethodSpec, number: int) -> State:
 
 
 def _query_gradients(model: ModelSpec, queries: Sequence[Query]) -> dict[str, Tensor]:
-    loaded, layers = language_model(model), layers_of(model)
-
-    def gradients(prompt: str | None, completion: str) -> dict[str, Tensor]:
-        chunk = encode_query(loaded.tokenizer, prompt, completion, loaded.max_tokens)
-        batch = collate([chunk], loaded.pad_id).to(loaded.device)
-        return per_document_gradients(loaded.model, layers, batch)[0]
-
-    found: list[dict[str, Tensor]] = []
-    for query in queries:
-        own = gradients(query.prompt, query.completion)
-        if query.contrast is not None:
-            own = contrast(own, gradients(query.prompt, query.contrast))
-        found.append(own)
-    return {layer.name: torch.cat([g[layer.name] for g in found]) for layer in layers}
+    found = [differentiate(model, query).gradients for query in queries]
+    return {layer.name: torch.cat([g[layer.name] for g in found]) for layer in layers_of(model)}
 
 
 def _normalised(

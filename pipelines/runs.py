@@ -32,8 +32,9 @@ from pipelines.gradients import (
     plan_shards,
 )
 from pipelines.run_folder import RUN_FILE, Stage, clear_leftovers, locked, new_file
+from pipelines.tokenizer import build_tokenizer
 from pipelines.trace import Traced
-from pipelines.training import build_model, build_tokenizer
+from pipelines.training import build_model
 from pipelines.worker import ModelSpec
 
 PACKAGES = (

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 import gradients_store
-from influence.documents.gradients import Forward, per_document_gradients
+from influence.documents.gradients import Forward
 from influence.documents.scores import (
-    contrast,
     directions,
     exact_scores,
     self_influence,
 )
-from influence.text import Batch, Chunk, collate, encode_query
+from influence.text import Batch, Chunk
 from pipelines.cluster import Workers
 from pipelines.gradient_files import IndexSpec, load_curvature
 from pipelines.queries import Query
+from pipelines.query_gradients import differentiate
 from pipelines.run_folder import key_of
 from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
 from pipelines.worker import language_model, layers_of, naming_documents
@@ -81,36 +81,18 @@ def solve(run: Traced, queries: Sequence[Query]) -> Solved:
 def _solve(spec: IndexSpec, queries: tuple[Query, ...]) -> Solved:
     loaded, layers = language_model(spec.model), layers_of(spec.model)
     curvature = load_curvature(spec.curvature, str(loaded.device))
-    chunks, all_gradients, losses = [], [], []
-    contrasts: list[float | None] = []
-    for query in queries:
-        chunk = _encode(loaded, query.prompt, query.completion)
-        batch = collate([chunk], loaded.pad_id).to(loaded.device)
-        gradients, forward = per_document_gradients(loaded.model, layers, batch)
-        told = None
-        if query.contrast is not None:
-            other = collate([_encode(loaded, query.prompt, query.contrast)], loaded.pad_id)
-            against, told = per_document_gradients(loaded.model, layers, other.to(loaded.device))
-            gradients = contrast(gradients, against)
-        contrasts.append(None if told is None else float(told.loss_B))
-        chunks.append(chunk)
-        all_gradients.append(gradients)
-        losses.append(forward)
-    joined = {layer.name: torch.cat([g[layer.name] for g in all_gradients]) for layer in layers}
+    found = [differentiate(spec.model, query) for query in queries]
+    joined = {layer.name: torch.cat([f.gradients[layer.name] for f in found]) for layer in layers}
     solved = directions(curvature, spec.damping, joined)
     return Solved(
         queries=queries,
-        chunks=tuple(chunks),
-        forward=_join(losses),
+        chunks=tuple(f.chunk for f in found),
+        forward=_join([f.forward for f in found]),
         gradients=joined,
         directions=solved,
         self_influence_Q=self_influence(joined, solved).cpu(),
-        contrast_losses=tuple(contrasts),
+        contrast_losses=tuple(f.contrast_loss for f in found),
     )
-
-
-def _encode(loaded: Any, prompt: str | None, completion: str) -> Chunk:
-    return encode_query(loaded.tokenizer, prompt, completion, loaded.max_tokens)
 
 
 def _join(forwards: Sequence[Forward]) -> Forward:

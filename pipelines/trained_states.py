@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,15 +13,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from influence.documents.methods.adam import layer_moments
 from influence.layers import Layer
 from influence.models import fingerprint
 from pipelines.errors import RunError
 from pipelines.runs import Run
-from pipelines.training import Plan, plan_training, read_corpus
+from pipelines.training import BETAS, Plan, plan_training, read_corpus
 from pipelines.worker import ModelSpec
-
-BETA2 = 0.98
-"""AdamW's second decay rate in ``training.make_optimizer``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,39 +108,28 @@ def second_moments(checkpoint: str, layers: Sequence[Layer]) -> dict[str, Tensor
         the training's mean loss a token.
 
     Raises:
-        RunError: If the optimizer's state lacks a layer, or has another shape.
+        RunError: If the optimizer's state lacks a layer.
+        GradientError: If a moment has another shape than the layer (a head of low rank has none).
     """
     skeleton = _skeleton(checkpoint)
     names = {id(p): n for n, p in skeleton.named_parameters()}
-    found = {}
+    moments: dict[str, Tensor] = {}
     with safe_open(str(Path(checkpoint) / "optimizer.safetensors"), framework="pt") as file:
         known = set(file.keys())
-
-        def moment(parameter: nn.Parameter) -> Tensor:
-            name = names[id(parameter)]
-            if f"{name}/exp_avg_sq" not in known:
-                raise RunError(
-                    f"Checkpoint {checkpoint}: no second moment of {name}, AdamW's state was expected. "
-                    "Use methods without an optimizer."
-                )
-            step = float(file.get_tensor(f"{name}/step"))
-            return file.get_tensor(f"{name}/exp_avg_sq") / (1 - BETA2**step)
-
         for layer in layers:
             module = skeleton.get_submodule(layer.name)
-            weight = moment(module.weight)  # type: ignore[arg-type]
-            moments_OI = weight.T if isinstance(module, Conv1D) else weight
-            if layer.bias:
-                column = moment(module.bias)  # type: ignore[arg-type]
-                moments_OI = torch.cat([moments_OI, column[:, None]], dim=1)
-            if moments_OI.shape != (layer.out_features, layer.in_features + int(layer.bias)):
-                raise RunError(
-                    f"Checkpoint {checkpoint}: second moments of {layer.name} have shape "
-                    f"{tuple(moments_OI.shape)}, {layer.out_features} x {layer.in_features} was expected "
-                    "(a head of low rank has none). Raise `exact_head`, or leave the head out."
-                )
-            found[layer.name] = moments_OI.contiguous()
-    return found
+            for kind in ("weight", "bias") if layer.bias else ("weight",):
+                name = names[id(getattr(module, kind))]
+                if f"{name}/exp_avg_sq" not in known:
+                    raise RunError(
+                        f"Checkpoint {checkpoint}: no second moment of {name}, AdamW's state was "
+                        "expected. Use methods without an optimizer."
+                    )
+                step = float(file.get_tensor(f"{name}/step"))
+                value = file.get_tensor(f"{name}/exp_avg_sq") / (1 - BETAS[1] ** step)
+                transposed = kind == "weight" and isinstance(module, Conv1D)
+                moments[f"{layer.name}.{kind}"] = value.T if transposed else value
+    return layer_moments(layers, moments)
 
 
 @lru_cache(maxsize=1)
@@ -153,12 +139,3 @@ def _skeleton(checkpoint: str) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(config)
     return model
-
-
-def state_record(states: Sequence[TrainedState]) -> str:
-    """What identifies some states, for keys.
-
-    Returns:
-        JSON.
-    """
-    return json.dumps([[s.model.fingerprint, s.learning_rates] for s in states])

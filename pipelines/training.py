@@ -1,92 +1,36 @@
-"""Stage 2 (only where asked): a tokenizer and a small causal LM from the corpus, or fine-tuning.
+"""Stage 2 (only where asked): a small causal LM from the corpus, or fine-tuning.
 
 A plain, readable loop with transformers' own models.  The order of the documents is a pure function
-of (seed, epoch), and checkpoints hold the optimizer's state by parameter name, so that a killed
-training goes on from its last checkpoint to the same bytes.
+of (seed, epoch), so that a killed training goes on from its last checkpoint to the same bytes.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from influence.documents.gradients import logits_of
 from influence.models import fingerprint, quiet_transformers
-from influence.sources import fingerprint_tokenizer
 from influence.text import Batch, Chunk, collate
+from pipelines.checkpoints import checkpoint, resume
 from pipelines.cluster import Workers, report_share
 from pipelines.config import RunConfig
 from pipelines.conversion import gguf_parts, plain_model
-from pipelines.corpus import DOCUMENTS, shards
+from pipelines.corpus import shards
 from pipelines.errors import RunError
 from pipelines.run_folder import Stage, key_of, seal, write_json
 from pipelines.tokens import read_chunks
 from pipelines.worker import device_here
 
-BOS, EOS, PAD = "<s>", "</s>", "<pad>"
-
-
-# -- tokenizer --------------------------------------------------------------------------------------
-
-
-def build_tokenizer(config: RunConfig, root: Path, corpus: Stage) -> Stage:
-    """Train a byte-level BPE tokenizer on the corpus; run again to reuse it.
-
-    Args:
-        config: The run.
-        root: The run's folder.
-        corpus: The sealed corpus.
-
-    Returns:
-        The sealed stage; its folder loads as a Hugging Face tokenizer.
-    """
-    stage = Stage(
-        "tokenizer", key_of(corpus=corpus.info()["content"], vocabulary=config.vocabulary), root
-    )
-    if stage.is_sealed():
-        return stage
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    stage.path.mkdir(parents=True, exist_ok=True)
-    _train_bpe(corpus.path / DOCUMENTS, config.vocabulary).save_pretrained(stage.path)
-    return seal(stage, {"fingerprint": fingerprint_tokenizer(stage.path)})
-
-
-def _train_bpe(documents: Path, vocabulary: int) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[PAD, BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = pq.read_table(documents, columns=["text"]).column("text").to_pylist()
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD
-    )
-
-
-# -- model ------------------------------------------------------------------------------------------
+BETAS = (0.9, 0.98)
+"""AdamW's decay rates of the first and the second moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,99 +396,5 @@ def make_optimizer(
             {"params": others, "weight_decay": 0.0},
         ],
         lr=learning_rate,
-        betas=(0.9, 0.98),
+        betas=BETAS,
     )
-
-
-# -- checkpoints ------------------------------------------------------------------------------------
-
-
-def checkpoint(
-    folder: Path,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    losses: Sequence[tuple[int, float]],
-) -> Path:
-    """Write weights and optimizer state under a temporary name, then rename the folder.
-
-    Args:
-        folder: The checkpoints' folder.
-        step: Steps done.
-        model: The model.
-        optimizer: Its state is saved by parameter name.
-        losses: Losses so far.
-
-    Returns:
-        ``folder/step-000123``.
-    """
-    final, temporary = folder / f"step-{step:06d}", folder / f".step-{step:06d}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with quiet_transformers():
-        model.save_pretrained(temporary, safe_serialization=True)  # type: ignore[operator]
-    save_file(optimizer_state(model, optimizer), temporary / "optimizer.safetensors")
-    lr = optimizer.param_groups[0]["lr"]
-    write_json(
-        temporary / "state.json", {"step": step, "learning_rate": lr, "losses": list(losses)}
-    )
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
-    return final
-
-
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments keyed by parameter name, ``<name>/exp_avg`` and so on.
-
-    Returns:
-        Contiguous tensors.
-    """
-    state = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().clone()
-    return state
-
-
-def load_optimizer_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]
-) -> None:
-    """Put moments back, by parameter name, whatever the order of the groups.
-
-    Args:
-        model: The model that the optimizer steps.
-        optimizer: Receives the state.
-        state: As ``optimizer_state`` gave it.
-    """
-    for name, parameter in model.named_parameters():
-        own = {k.rpartition("/")[2]: v for k, v in state.items() if k.rpartition("/")[0] == name}
-        if own:
-            optimizer.state[parameter] = {
-                k: v.clone() if k == "step" else v.to(parameter) for k, v in own.items()
-            }
-
-
-def resume(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load the newest checkpoint into a model and its optimizer.
-
-    Returns:
-        ``step`` and ``losses``; zero and empty without a checkpoint.
-
-    Raises:
-        RunError: If the checkpoint lacks weights.
-    """
-    found = sorted(folder.glob("step-*"))
-    if not found:
-        return {"step": 0, "losses": []}
-    weights: dict[str, Tensor] = {}
-    for file in sorted(found[-1].glob("model*.safetensors")):
-        weights |= load_file(file)
-    missing = model.load_state_dict(weights, strict=False).missing_keys
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    if set(missing) - tied:
-        raise RunError(
-            f"Checkpoint {found[-1]}: lacks {sorted(missing)[:3]}, all weights were expected. "
-            "Remove this folder and run again."
-        )
-    load_optimizer_state(model, optimizer, load_file(found[-1] / "optimizer.safetensors"))
-    return dict(json.loads((found[-1] / "state.json").read_text("utf-8")))

@@ -4,20 +4,19 @@ Same look, escaping and content security policy as the trace page; names of meth
 settings are untrusted text here too.
 """
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from pipelines.report import evaluation_reading as reading
-from pipelines.report import trace_page
 from pipelines.report.characters import visible
 from pipelines.report.charts import Span, span_of, ticks
 from pipelines.report.evaluation_reading import Measure, Place, fixed
 from pipelines.report.numbers import plain, seconds
+from pipelines.report.pages import page
 from pipelines.report.provenance import Facts, flattened, readable
+from pipelines.run_folder import new_file
 
 ROW_HEIGHT, AXIS_HEIGHT = 30, 24
 DOT = 5
@@ -39,13 +38,9 @@ def render_evaluation(result: dict[str, Any]) -> str:
     """
     result = reading.checked(result)
     run = str(result.get("run") or "")
-    style, script = trace_page._asset("style.css"), trace_page._asset("page.js")
-    style = f"{style}\n{trace_page._asset('evaluation.css')}"
-    template = trace_page._environment().get_template("evaluation.html.j2")
-    return template.render(
-        style=Markup(style),
-        script=Markup(script),
-        policy=trace_page.policy(script),
+    return page(
+        "evaluation.html.j2",
+        "evaluation.css",
         title=f"{reading.QUESTION} Run {run}" if run else reading.QUESTION,
         question=reading.QUESTION,
         run=run,
@@ -64,17 +59,13 @@ def write_evaluation_page(result: dict[str, Any], path: Path) -> Path:
 
     Args:
         result: Methods, measures and settings of the evaluation.
-        path: The file to write; its folder must exist.
+        path: The file to write.
 
     Returns:
         The path.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with new_file(path) as temporary:
         temporary.write_text(render_evaluation(result), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

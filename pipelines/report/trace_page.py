@@ -1,30 +1,23 @@
 """A trace as one HTML file that needs nothing else, and an index of many.
 
-Documents are untrusted. Autoescaping is on, hidden characters become visible in every expression
-(``finalize``), and a content security policy lets only the page's own script run, by its hash.
+Documents are untrusted text: see ``pages``.
 """
 
-import base64
-import hashlib
 import math
-import os
-import uuid
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from pipelines.errors import RunError
-from pipelines.report import figures, provenance, reading
+from pipelines.report import reading
 from pipelines.report.cards import cards
-from pipelines.report.characters import marked, shortened, visible
+from pipelines.report.characters import marked
 from pipelines.report.heat import LEVELS
-from pipelines.report.numbers import count, is_number, nats, percent, plain, signed
-
-TEMPLATES = Path(__file__).parent / "templates"
+from pipelines.report.numbers import count, is_number, percent, plain
+from pipelines.report.pages import page
+from pipelines.run_folder import new_file
 
 TRACE_FORMAT = 1
 """The format of trace.json that the page reads."""
@@ -51,7 +44,7 @@ def render_trace(trace: dict[str, Any]) -> str:
             " Run `influence trace` again to write it anew."
         )
     query = trace.get("query") or {}
-    return _page(
+    return page(
         "trace.html.j2",
         title=reading.question(trace),
         trace=trace,
@@ -88,7 +81,7 @@ def render_index(traces: list[dict[str, Any]], link: str = PAGE_LINK) -> str:
         }
         for trace in traces
     ]
-    return _page("index.html.j2", title=f"{count(len(traces))} traces", rows=rows)
+    return page("index.html.j2", title=f"{count(len(traces))} traces", rows=rows)
 
 
 def write_trace_page(trace: dict[str, Any], path: Path) -> Path:
@@ -96,17 +89,13 @@ def write_trace_page(trace: dict[str, Any], path: Path) -> Path:
 
     Args:
         trace: The content of trace.json.
-        path: The file to write; its folder must exist.
+        path: The file to write.
 
     Returns:
         The path.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with new_file(path) as temporary:
         temporary.write_text(render_trace(trace), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -122,53 +111,6 @@ def prompt_html(query: dict[str, Any]) -> Markup:
         for token in inside
     ]
     return marked(prompt) + Markup("<mark>{}</mark>").format(Markup("").join(spans))
-
-
-def policy(script: str) -> str:
-    """Return the content security policy that allows inline styles and this one script."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _page(template: str, **content: object) -> str:
-    style, script = _asset("style.css"), _asset("page.js")
-    shared = {"style": Markup(style), "script": Markup(script), "policy": policy(script)}
-    return _environment().get_template(template).render(**shared, **content)
-
-
-@cache
-def _asset(name: str) -> str:
-    return (TEMPLATES / name).read_text(encoding="utf-8").strip()
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        finalize=_finalize,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    helpers = (count, marked, nats, percent, plain, shortened, signed)
-    environment.filters.update({helper.__name__: helper for helper in helpers})
-    environment.globals.update(figures=figures, provenance=provenance, reading=reading)
-    return environment
-
-
-def _finalize(value: object) -> object:
-    """Filter every template expression: None disappears, hidden characters show.
-
-    Returns:
-        Markup as it is, anything else as visible text.
-    """
-    if value is None:
-        return ""
-    return value if isinstance(value, Markup) else visible(value)
 
 
 def _chance(token: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from influence.documents import curvature, gradients, scores, sketch
 from influence.documents.coverage import coverage
 from influence.models import fingerprint, load_model, tracked_layers, uncovered_parameters
 from pipelines import run_folder
+from pipelines.checkpoints import load_optimizer_state, optimizer_state
 from pipelines.config import RunConfig
 from pipelines.curvature import curvature_key
-from pipelines.training import load_optimizer_state, make_optimizer, optimizer_state
+from pipelines.training import make_optimizer
 from tests.conformance import reference, setting
 from tests.toys import assert_matches, save_toy, toy_gpt2, toy_llama, toy_tokenizer
 

@@ -19,7 +19,6 @@ from influence.layers import tracked_layers
 from influence.models import swap_conv1d
 from influence.text import collate
 from pipelines import cli
-from pipelines.checkpoints import second_moments, trained_states
 from pipelines.errors import RunError
 from pipelines.evaluation import (
     evaluate,
@@ -29,7 +28,8 @@ from pipelines.evaluation import (
     usable_methods,
 )
 from pipelines.evaluation_queries import evaluation_queries
-from pipelines.measures import MEASURES, EvaluationOptions, PatchSpec, known_measures, patch
+from pipelines.measures import MEASURES, EvaluationOptions, known_measures
+from pipelines.measures.tail_patch import PatchSpec, patch
 from pipelines.method_scores import (
     document_texts,
     method_scores,
@@ -42,6 +42,7 @@ from pipelines.retraining import half_subsets, membership, plan_retrainings, ret
 from pipelines.runs import open_run, open_traced
 from pipelines.scoring import exact_everywhere
 from pipelines.tokens import read_table
+from pipelines.trained_states import second_moments, trained_states
 from pipelines.training import (
     Plan,
     plan_training,

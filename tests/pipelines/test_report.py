@@ -5,6 +5,7 @@ import copy
 import hashlib
 import io
 import math
+import os
 import random
 import re
 from html.parser import HTMLParser
@@ -509,7 +510,7 @@ def test_write_trace_page_writes_whole_or_not_at_all(tmp_path, monkeypatch):
     def fail(*given):
         raise KeyboardInterrupt
 
-    for where, name in ((trace_page_module.os, "replace"), (trace_page_module, "render_trace")):
+    for where, name in ((os, "replace"), (trace_page_module, "render_trace")):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, fail)
             with pytest.raises(KeyboardInterrupt):
