@@ -28,7 +28,7 @@ from pipelines.evaluation import (
     usable_methods,
 )
 from pipelines.evaluation_queries import evaluation_queries
-from pipelines.measures import MEASURES, EvaluationOptions, known_measures
+from pipelines.measures import MEASURES, EvaluationOptions, brittleness, known_measures
 from pipelines.measures.tail_patch import PatchSpec, patch
 from pipelines.method_scores import (
     document_texts,
@@ -223,34 +223,58 @@ def test_halves_are_halves_and_the_first_of_more(run):
     assert few[0].tolist() != half_subsets(41, 1, 1)[0].tolist()
 
 
-def test_without_the_only_document_that_says_it_the_loss_rises(tmp_path):
-    """A planted document, stated eight times over in one text, whose removal must matter."""
-    planted = {"id": "plant", "text": "Zib is plum. " * 6, "source": "a", "language": "en"}
-    rows = [*documents(23), {**planted, "number": 0}]
-    yaml = write_run(tmp_path, rows, epochs=12, learning_rate=0.01)
-    run = build(yaml, tmp_path / "runs")
-    query = Query(prompt="Zib is", completion=" plum")
+ZIB = Query(prompt="Zib is", completion=" plum")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """A run with one document, row 23, that alone says what Zib is, six times over."""
+    folder = tmp_path_factory.mktemp("planted")
+    row = {"id": "plant", "text": "Zib is plum. " * 6, "source": "a", "language": "en", "number": 0}
+    yaml = write_run(folder, [*documents(23), row], epochs=20, learning_rate=0.02)
+    return build(yaml, folder / "runs")
+
+
+def test_without_the_only_document_that_says_it_the_loss_rises(planted):
     everything = np.arange(24)
     sets = [everything, everything[:-1], np.delete(everything, 3), np.delete(everything, 11)]
     with here() as pool:
-        found = retrained(run, sets, 2, [query], pool, "again")
+        found = retrained(planted, sets, 2, [ZIB], pool, "again")
     full, without, *others = found.losses_SRQ.mean(axis=(1, 2))
     assert without > full + 1.0
     assert all(abs(other - full) < (without - full) / 2 for other in others)
-    ranked = scores(run, "ekfac", "bm25", queries=[query])
+    ranked = scores(planted, "ekfac", "bm25", queries=[ZIB])
     assert ranked["ekfac"][0].argmax() == 23
     assert ranked["bm25"][0].argmax() == 23
     spec = PatchSpec(
-        model=run.model,
-        tokens=str(run.tokens.path),
+        model=planted.model,
+        tokens=str(planted.tokens.path),
         shard_size=8,
-        query=query,
+        query=ZIB,
         rows=(23,),
         step=0.1,
     )
-    against = replace(query, contrast=" Lima")
+    against = replace(ZIB, contrast=" Lima")
     assert patch(spec) > 0 > patch(replace(spec, rows=(3,))) - patch(spec)
     assert patch(replace(spec, query=against)) > patch(spec)  # and " Lima" becomes less likely
+
+
+def test_brittleness_of_a_method_that_finds_the_planted_document_is_the_loss_it_costs(planted):
+    asked = [ZIB, replace(ZIB, prompt="Zib is plum. Zib is")]
+    right = np.zeros((2, 24))
+    right[:, 23] = 1.0
+    ranked = {"ekfac": right, "random": -right}  # the second leaves the document in
+    options = EvaluationOptions(
+        measures=("brittleness",), methods=tuple(ranked), seeds=1, remove=("1",)
+    )
+    with here() as pool:
+        [found] = brittleness.measure(planted, asked, ranked, options, pool)
+    ours, random = found["rows"]
+    assert ours["low"] > 1.0
+    assert abs(random["mean"]) < ours["mean"] / 2
+    assert ours["extra"]["above random removal"].startswith("+")
+    assert ours["extra"]["answers lost"] == "100%"
+    assert found["setting"]["documents removed"] == 1
 
 
 def test_retrainings_are_kept_one_by_one_and_repeat(run, tmp_path):
@@ -372,9 +396,23 @@ def test_known_answers_on_the_tiny_run(evaluated):
     assert facts["ekfac"]["n"] == 1  # one query names its documents
     weights = {row["method"]: row["mean"] for row in measures["sanity-weights"]["rows"]}
     labels = measures["sanity-labels"]["rows"][0]["mean"]
-    assert weights["ekfac"] < labels
+    assert weights["ekfac"] < labels < 1 - 1e-6  # two draws differ, two models more
     assert measures["lds"]["reference"]["name"] == "ceiling"
     assert {row["method"] for row in measures["corruption"]["rows"]} == {"self-influence", "loss"}
+
+
+def test_corruption_is_the_auroc_of_flagged_documents_within_their_sources(run, evaluated):
+    stored = open_traced(run).store.metadata()
+    value_N = stored.column("self_influence").to_numpy()
+    source_N = np.array(stored.column("source").to_pylist())
+    bad_N = np.arange(40) % 7 == 0
+    alike_N = np.isin(source_N, source_N[bad_N])
+    pairs = [(a, b) for a in value_N[bad_N] for b in value_N[alike_N & ~bad_N]]
+    expected = np.mean([(a > b) + (a == b) / 2 for a, b in pairs])
+    [measure] = [m for m in evaluated["measures"] if m["name"] == "corruption"]
+    [found] = [row for row in measure["rows"] if row["method"] == "self-influence"]
+    assert found["mean"] == pytest.approx(expected)
+    assert found["n"] == bad_N.sum()
 
 
 def test_queries_are_the_ends_of_documents_where_nobody_names_any(run):
