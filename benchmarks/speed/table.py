@@ -1,0 +1,196 @@
+"""The measured records as a Markdown page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.speed.setting import QUERIES, SIDE, Size, layer_shapes
+
+STAGES = {
+    "fit": "factors, eigenbases and eigenvalues of all documents, sampled labels",
+    "index": f"every document's gradient as {SIDE} x {SIDE} numbers a layer",
+    "scores": f"exact scores of {QUERIES} queries against all documents",
+}
+PASSES = {
+    "forward": "forward",
+    "without_weights": "forward and backward, no weight gradients",
+    "with_weights": "forward and backward, all weight gradients",
+}
+NOTES = """\
+* One thread everywhere, float32, damping 0.1 x mean eigenvalue a layer, all linear layers of the
+  blocks without the head, SDPA attention. Every figure is from a process of its own, after a
+  warm-up on two batches; imports, model and token ids come before the clock. What a system writes
+  and reads by default is inside. Every system's batch size is the best of those tried in this run.
+* ours: `whitened_rows` in the index (rotated, whitened, then projected, with self-influence), so it
+  does more there than bergson, which projects plain gradients (its EK-FAC can't be combined
+  with a projection).
+* kronfluence: `fit_all_factors` and `compute_pairwise_scores` with their default arguments (float32,
+  float64 eigenvectors), all queries in one batch, an attention mask that is 0 at the last token.
+  It has no index.
+* bergson: the bodies of its `hessian`, `build` and `score` workers on a loaded model: kfac with
+  eigenvalue correction, `projection_dim` 16 a module in the index, 0 for the scores, queries
+  collected to disk and preconditioned as its `score` command does.
+* Ratios are medians of the pairs of one repeat, with the lowest and the highest pair.
+"""
+
+
+def table(found: dict[str, Any]) -> str:
+    """The page."""
+    machine, records = found["machine"], found["records"]
+    size = Size(**found["setting"])
+    versions = {r["torch"] for r in records}
+    torch = versions.pop() if len(versions) == 1 else _versions(records)
+    parts = [
+        f"# Speed beside the peers: {found['size']}",
+        f"{size.blocks}-block Llama, width {size.width}, mlp {size.mlp}, vocabulary "
+        f"{size.vocabulary}, random weights; {size.documents} documents of {size.tokens} random "
+        f"tokens (Zipf); {QUERIES} queries.",
+        f"{machine['cores']} cores ({machine['processor']}), one thread used; torch {torch}. "
+        f"{found['repeats']} repeats in turn. Our code: {found['code']}.",
+        *[f"**{name} did not run**: {why}" for name, why in found["failed"].items()],
+        "## Stages",
+        _stages(found),
+        "## Bounds measured in the same run",
+        _bounds(records),
+        "## CPU-seconds over the floor",
+        "The floor adds up: the needed passes without weight gradients, the matrix products at the "
+        "measured rate, eigenvectors. 1 can't be reached: nothing else would take any time.",
+        _floors(found, size),
+        "## Do they agree?",
+        "Pearson's correlation over all pairs of query and document. With empirical labels all "
+        "systems compute the same; with sampled ones each draws its own.",
+        _agreement(found["agreement"]),
+        "## Batch sizes",
+        "Documents of a batch, tried once each on a quarter of the documents (CPU-seconds).",
+        _tuned(found["tuned"]),
+        "## Notes",
+        NOTES,
+    ]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def _versions(records: list[dict[str, Any]]) -> str:
+    pairs = sorted({(r["system"], r["torch"]) for r in records})
+    return ", ".join(f"{version} ({system})" for system, version in pairs)
+
+
+def _rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _values(records: list[dict[str, Any]], system: str, stage: str, key: str) -> dict[int, float]:
+    return {
+        r["repeat"]: r[key]
+        for r in records
+        if (r["system"], r["stage"]) == (system, stage) and key in r
+    }
+
+
+def _ratio(records: list[dict[str, Any]], stage: str, peer: str, key: str) -> str:
+    ours = _values(records, "ours", stage, key)
+    theirs = _values(records, peer, stage, key)
+    pairs = [ours[i] / theirs[i] for i in sorted(ours.keys() & theirs.keys())]
+    if not pairs or peer == "ours":
+        return ""
+    return f"{median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
+
+
+def _stages(found: dict[str, Any]) -> str:
+    records = found["records"]
+    head = ["stage", "system", "CPU-s", "wall s", "peak MiB", "growth MiB"]
+    head += ["ours / it, CPU", "ours / it, wall", "ours / it, growth"]
+    body = []
+    for stage in STAGES:
+        for system in found["systems"]:
+            if not _values(records, system, stage, "cpu"):
+                continue
+            figures = [
+                f"{median(_values(records, system, stage, key).values()):.{digits}f}"
+                for key, digits in (("cpu", 2), ("wall", 2), ("peak", 0), ("growth", 0))
+            ]
+            ratios = [_ratio(records, stage, system, key) for key in ("cpu", "wall", "growth")]
+            body.append([stage, system, *figures, *ratios])
+    explained = "\n".join(f"* {name}: {what}." for name, what in STAGES.items())
+    return _rows(head, body) + "\n\n" + explained
+
+
+def _bounds(records: list[dict[str, Any]]) -> str:
+    body = []
+    for stage, name in PASSES.items():
+        seconds = [_values(records, "bounds", stage, key) for key in ("cpu", "wall")]
+        if seconds[0]:
+            body.append([name, *(f"{median(x.values()):.2f}" for x in seconds)])
+    machine = {
+        "products of the layers' sizes, 2,048 tokens, GFLOP/s": "gflops",
+        "products 2,048 x 1,024 x 1,024, GFLOP/s": "gflops_large",
+        "reading 256 MiB, GB/s": "gigabytes",
+        "eigenvectors of every factor (float64)": "eigh",
+    }
+    for name, key in machine.items():
+        values = _values(records, "bounds", "machine", key)
+        if values:
+            body.append([name, f"{median(values.values()):.3g}", ""])
+    return _rows(["", "CPU-s or rate", "wall s"], body)
+
+
+def floating_point(size: Size) -> dict[str, float]:
+    """Operations of a stage in matrix products, beside the passes of the model."""
+    shapes, n, t = layer_shapes(size), size.documents, size.tokens
+    factors = sum(n * t * (o * o + i * i) for o, i in shapes)  # symmetric: half of each product
+    rotated = sum(
+        2 * n * min(t * (o * o + i * i) + t * o * i, t * o * i + o * i * (o + i)) for o, i in shapes
+    )
+    projected = sum(2 * n * min(t * SIDE * (o + i), o * i * SIDE) for o, i in shapes)
+    scored = sum(2 * n * (t * o * i + QUERIES * o * i) for o, i in shapes)
+    return {"fit": factors + rotated, "index": rotated + projected, "scores": scored}
+
+
+def _floors(found: dict[str, Any], size: Size) -> str:
+    records = found["records"]
+
+    def middle(system: str, stage: str, key: str) -> float:
+        return median(_values(records, system, stage, key).values())
+
+    if not _values(records, "bounds", "machine", "gflops"):
+        return "(no bounds)"
+    one_pass = middle("bounds", "without_weights", "cpu")
+    rate = middle("bounds", "machine", "gflops") * 1e9
+    operations = floating_point(size)
+    extra: dict[str, Callable[[], float]] = {
+        "fit": lambda: 2 * one_pass + middle("bounds", "machine", "eigh"),
+        "index": lambda: one_pass,
+        "scores": lambda: one_pass,
+    }
+    body = []
+    for stage in STAGES:
+        floor = extra[stage]() + operations[stage] / rate
+        over = [
+            f"{middle(system, stage, 'cpu') / floor:.2f}"
+            if _values(records, system, stage, "cpu")
+            else ""
+            for system in found["systems"]
+        ]
+        products = f"{operations[stage] / rate:.2f}"
+        body.append([stage, f"{floor:.2f}", products, *over])
+    return _rows(["stage", "floor, CPU-s", "of which products", *found["systems"]], body)
+
+
+def _agreement(agreement: dict[str, dict[str, float]]) -> str:
+    pairs = list(agreement["empirical"])
+    body = [[p, *(f"{agreement[k][p]:.6f}" for k in ("empirical", "sampled"))] for p in pairs]
+    return _rows(["", "empirical labels", "sampled labels"], body)
+
+
+def _tuned(tuned: list[dict[str, Any]]) -> str:
+    body = [
+        [
+            f"{r['system']} {r['stage']}",
+            str(r["rows"]),
+            ", ".join(f"{t['rows']}: {t['cpu']:.2f}" for t in r["tried"]),
+        ]
+        for r in tuned
+    ]
+    return _rows(["", "chosen", "tried"], body)
