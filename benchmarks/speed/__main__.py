@@ -1,7 +1,9 @@
 """`make bench`: every system, stage by stage, in turn; see README.md.
 
     python -m benchmarks.speed [--size small] [--repeats 3] [--systems ours kronfluence bergson]
-                               [--revision COMMIT]
+                               [--revision COMMIT] [--rows 32]
+
+With `--rows` no batch sizes are tried: all systems get this one.
 
 The code is copied at the start (or taken from a commit), so that edits during a run do not matter.
 """
@@ -34,8 +36,10 @@ STAGES = {
     "bergson": ("fit", "index", "scores"),
 }
 BOUNDS = ("forward", "without_weights", "with_weights", "machine")
-ROWS = (8, 16, 32, 64, 128)
-TUNED_ON = 0.25
+ROWS = (8, 16, 32, 64)
+TUNED_ON = 1 / 8
+COMPARED = ("tiny", "small")
+"""Sizes that are also run with empirical labels, where all systems must agree."""
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -53,11 +57,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--systems", nargs="+", default=list(STAGES), choices=STAGES)
     parser.add_argument("--revision", default="")
+    parser.add_argument("--rows", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         code = copy_code(args.revision, Path(folder))
         prepare(SIZES[args.size], Path(folder))
-        found = {"code": code, **run(args.size, args.repeats, args.systems, Path(folder))}
+        found = {"code": code, **run(args, Path(folder))}
     text = table(found)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"speed-{args.size}.md").write_text(text)
@@ -84,31 +89,27 @@ def git(*command: str) -> bytes:
     return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, check=True).stdout
 
 
-def run(size: str, repeats: int, systems: list[str], folder: Path) -> dict[str, Any]:
+def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Tune the batch sizes, time everything in turn, and compare the scores."""
+    systems: list[str] = args.systems
     stages = [(x, s) for s in ("fit", "index", "scores") for x in systems if s in STAGES[x]]
     bounds = [("bounds", stage) for stage in BOUNDS]
-    runner = Runner(size=size, folder=folder)
-    rows: dict[tuple[str, str], int] = {}
-    tuned: list[dict[str, Any]] = []
-    for pair in [*stages, *bounds[:-1]]:
-        found = runner.run(*pair, ROWS, share=TUNED_ON)
-        if found:
-            rows[pair] = found["rows"]
-            tuned.append(found)
-            if pair[1] == "fit":  # tuning the later stages needs some fit
-                runner.run(*pair, [found["rows"]], share=TUNED_ON)
+    runner = Runner(size=args.size, folder=folder)
+    tuned = [] if args.rows else tune(runner, [*stages, *bounds[:-1]])
+    chosen = {(found["system"], found["stage"]): found["rows"] for found in tuned}
+    rows = {pair: chosen.get(pair, args.rows or 64) for pair in [*stages, *bounds]}
     records: list[dict[str, Any]] = []
-    for repeat in range(repeats):
-        for pair in [*stages, *bounds]:
-            found = runner.run(*pair, [rows.get(pair, 64)])
+    for repeat in range(args.repeats):
+        for pair in rows:
+            found = runner.run(*pair, [rows[pair]])
             records += [{**found, "repeat": repeat}] if found else []
-    for pair in [p for p in stages if p[1] != "index"]:
-        runner.run(*pair, [rows.get(pair, 64)], labels="empirical")
+    for pair in stages if args.size in COMPARED else []:
+        if pair[1] != "index":
+            runner.run(*pair, [rows[pair]], labels="empirical")
     return {
-        "size": size,
-        "setting": vars(SIZES[size]),
-        "repeats": repeats,
+        "size": args.size,
+        "setting": vars(SIZES[args.size]),
+        "repeats": args.repeats,
         "systems": systems,
         "machine": describe_machine(),
         "tuned": tuned,
@@ -119,6 +120,18 @@ def run(size: str, repeats: int, systems: list[str], folder: Path) -> dict[str, 
             for labels in ("sampled", "empirical")
         },
     }
+
+
+def tune(runner: Runner, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The best batch size of every stage, on a part of the documents."""
+    tuned = []
+    for pair in pairs:
+        found = runner.run(*pair, ROWS, share=TUNED_ON)
+        if found:
+            tuned.append(found)
+            if pair[1] == "fit":  # tuning the later stages needs some fit
+                runner.run(*pair, [found["rows"]], share=TUNED_ON)
+    return tuned
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.speed.setting import SIDE, Job, load_model
 from influence.documents import curvature, gradients, labels, scores, sketch
+from influence.documents.preconditioner import LayerCurvature
 from influence.models import tracked_layers
 from influence.text import Batch, Chunk, collate, with_targets
 
@@ -58,10 +59,10 @@ def fit(state: Any, job: Job) -> None:
     torch.save(fisher, job.out / "curvature.pt")
 
 
-def _fisher(job: Job) -> dict[str, curvature.LayerCurvature]:
+def _fisher(job: Job) -> dict[str, LayerCurvature]:
     found = torch.load(job.fitted / "curvature.pt")
     return {
-        name: curvature.LayerCurvature(**{key: value.float() for key, value in layer.items()})
+        name: LayerCurvature(**{key: value.float() for key, value in layer.items()})
         for name, layer in found.items()
     }
 

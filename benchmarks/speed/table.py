@@ -21,8 +21,8 @@ PASSES = {
 NOTES = """\
 * One thread everywhere, float32, damping 0.1 x mean eigenvalue a layer, all linear layers of the
   blocks without the head, SDPA attention. Every figure is from a process of its own, after a
-  warm-up on two batches; imports, model and token ids come before the clock. What a system writes
-  and reads by default is inside. Every system's batch size is the best of those tried in this run.
+  warm-up on one batch; imports, model and token ids come before the clock. What a system writes
+  and reads by default is inside.
 * ours: `whitened_rows` in the index (rotated, whitened, then projected, with self-influence), so it
   does more there than bergson, which projects plain gradients (its EK-FAC can't be combined
   with a projection).
@@ -63,8 +63,7 @@ def table(found: dict[str, Any]) -> str:
         "systems compute the same; with sampled ones each draws its own.",
         _agreement(found["agreement"]),
         "## Batch sizes",
-        "Documents of a batch, tried once each on a quarter of the documents (CPU-seconds).",
-        _tuned(found["tuned"]),
+        _tuned(found),
         "## Notes",
         NOTES,
     ]
@@ -179,18 +178,25 @@ def _floors(found: dict[str, Any], size: Size) -> str:
 
 
 def _agreement(agreement: dict[str, dict[str, float]]) -> str:
-    pairs = list(agreement["empirical"])
-    body = [[p, *(f"{agreement[k][p]:.6f}" for k in ("empirical", "sampled"))] for p in pairs]
-    return _rows(["", "empirical labels", "sampled labels"], body)
+    kinds = [kind for kind in ("empirical", "sampled") if agreement[kind]]
+    body = [
+        [pair, *(f"{agreement[kind].get(pair, float('nan')):.6f}" for kind in kinds)]
+        for pair in agreement["sampled"]
+    ]
+    return _rows(["", *(f"{kind} labels" for kind in kinds)], body)
 
 
-def _tuned(tuned: list[dict[str, Any]]) -> str:
+def _tuned(found: dict[str, Any]) -> str:
+    if not found["tuned"]:
+        rows = sorted({r["rows"] for r in found["records"]})
+        return f"Not tuned: {', '.join(map(str, rows))} documents for all systems and stages."
     body = [
         [
             f"{r['system']} {r['stage']}",
             str(r["rows"]),
             ", ".join(f"{t['rows']}: {t['cpu']:.2f}" for t in r["tried"]),
         ]
-        for r in tuned
+        for r in found["tuned"]
     ]
-    return _rows(["", "chosen", "tried"], body)
+    explained = "Documents of a batch, tried once each on an eighth of the documents (CPU-seconds)."
+    return explained + "\n\n" + _rows(["", "chosen", "tried"], body)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.worker SYSTEM STAGE SIZE FOLDER [--labels L] [--rows R ...] [--share S]
 
-Model, documents and imports come before the clock starts, then a warm-up on two batches.  With
+Model, documents and imports come before the clock starts, then a warm-up on one batch.  With
 several ROWS each batch size is tried once, and the one with the fewest CPU-seconds is told.
 """
 
@@ -91,7 +91,7 @@ def empty(folder: Path) -> None:
 
 def warm_up(stage: Callable[[Any, Job], Any], state: Any, job: Job) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        stage(state, replace(job, documents=job.documents[: 2 * job.rows], out=Path(folder)))
+        stage(state, replace(job, documents=job.documents[: job.rows], out=Path(folder)))
 
 
 def measured(call: Callable[[], Any]) -> dict[str, Any]:
