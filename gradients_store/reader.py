@@ -90,7 +90,7 @@ class Store:
         start = 0
         for shard in self.shards:
             with storage.opened_shard(folder, shard.name, names) as reader:
-                for table in _regrouped(reader, rows):
+                for table in _regrouped(reader, names, rows):
                     yield start, table
                     start += table.num_rows
 
@@ -135,13 +135,24 @@ class Store:
         Raises:
             UnknownName: If a row is outside the store.
         """
+        return self._chosen(rows, [*METADATA_COLUMNS, "vector"] if vectors else [*METADATA_COLUMNS])
+
+    def ids_of(self, rows: ArrayLike) -> list[str]:
+        """Return the document ids of chosen rows, in the order asked."""
+        names: list[str] = self._chosen(rows, ["id"]).column("id").to_pylist()
+        return names
+
+    def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
+        """Return the whitened vectors ``[len(ids), P]`` of some documents, in the order asked."""
+        return dequantise(self.documents(self.rows_of(ids), vectors=True))
+
+    def _chosen(self, rows: ArrayLike, names: list[str]) -> pa.Table:
         row_k = np.asarray(rows, dtype=np.int64).reshape(-1)
         if row_k.size and not (0 <= row_k.min() and row_k.max() < len(self)):
             raise UnknownName(
                 f"Gradient store {self.root}: row {row_k[(row_k < 0) | (row_k >= len(self))][0]}, "
                 f"expected 0 to {len(self) - 1}. Ask for rows of this store."
             )
-        names = (*METADATA_COLUMNS, "vector") if vectors else METADATA_COLUMNS
         folder = storage.folder_of(self.root)
         found: list[pa.Table] = []
         order: list[NDArray[np.intp]] = []
@@ -150,14 +161,11 @@ class Store:
             here = np.flatnonzero((row_k >= first) & (row_k < first + shard.rows))
             if here.size or not found:
                 with storage.opened_shard(folder, shard.name, names) as reader:
-                    found.append(reader.read_all().take(pa.array(row_k[here] - first)))
+                    table = reader.read_all().select(names)
+                    found.append(table.take(pa.array(row_k[here] - first)))
                 order.append(here)
             first += shard.rows
         return pa.concat_tables(found).take(pa.array(np.argsort(np.concatenate(order))))
-
-    def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """Return the whitened vectors ``[len(ids), P]`` of some documents, in the order asked."""
-        return dequantise(self.documents(self.rows_of(ids), vectors=True))
 
     def _columns(self, columns: Sequence[str]) -> pa.Table:
         names = self._check_columns(columns)
@@ -165,7 +173,7 @@ class Store:
         tables = []
         for shard in self.shards:
             with storage.opened_shard(folder, shard.name, names) as reader:
-                tables.append(reader.read_all())
+                tables.append(reader.read_all().select(names))
         return pa.concat_tables(tables)
 
     def _check_columns(self, columns: Sequence[str]) -> list[str]:
@@ -237,13 +245,12 @@ def shard_vectors(
     Returns:
         Whitened vectors ``[len(rows), P]``.
     """
-    with storage.opened_shard(
-        storage.folder_of(root), shard_name(index), ("scale", "vector")
-    ) as reader:
+    names = ["scale", "vector"]
+    with storage.opened_shard(storage.folder_of(root), shard_name(index), names) as reader:
         parts, start = [], 0
         wanted = np.asarray(rows, dtype=np.int64)
         for i in range(reader.num_record_batches):
-            batch = reader.get_batch(i)
+            batch = reader.get_batch(i).select(names)
             own = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
             start += batch.num_rows
             if len(own):
@@ -294,12 +301,14 @@ def _without_manifest(uri: str, present: Mapping[str, int]) -> str:
     return f"Gradient store {uri}: {state}, expected a finished store. {todo}."
 
 
-def _regrouped(reader: ipc.RecordBatchFileReader, rows: int) -> Iterator[pa.Table]:
+def _regrouped(
+    reader: ipc.RecordBatchFileReader, names: list[str], rows: int
+) -> Iterator[pa.Table]:
     # Cuts a shard's record batches into tables of `rows` rows; the last one is shorter.
     pieces: list[pa.RecordBatch] = []
     held = 0
     for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
+        batch = reader.get_batch(number).select(names)
         offset = 0
         while offset < batch.num_rows:
             pieces.append(batch.slice(offset, rows - held))

@@ -146,7 +146,8 @@ def opened_shard(
     Args:
         folder: The folder of the store.
         name: The file name of the shard.
-        columns: The columns to read, in the order of the file; None reads all.
+        columns: The columns that are fetched from a remote file; None fetches all. A mapped file
+            gives all in any case: Arrow would copy chosen ones (measured: 6 GB/s, for nothing).
 
     Yields:
         A reader of the shard's record batches.
@@ -158,7 +159,7 @@ def opened_shard(
     path = folder.join(name)
     try:
         with pa.memory_map(path) if folder.local else folder.files.open(path, "rb") as source:
-            yield _reader(source, columns)
+            yield _reader(source, None if folder.local else columns)
     except FileNotFoundError as error:
         raise MissingShard(
             f"Gradient store {folder.uri}: shard {name} is missing, and the manifest names it. "
