@@ -21,6 +21,7 @@ from gradients_store.errors import (
 from gradients_store.exports import export
 from gradients_store.histogram import Histogram
 from gradients_store.reader import Store, open_store, shard_vectors
+from gradients_store.results import GroupSums, Moments, SearchResult, Top
 from gradients_store.rows import Rows
 from gradients_store.schema import (
     FORMAT_VERSION,
@@ -31,7 +32,7 @@ from gradients_store.schema import (
     header_from_json,
     to_json,
 )
-from gradients_store.search import GroupSums, Moments, SearchResult, Top, all_scores, search
+from gradients_store.search import all_scores, search
 from gradients_store.writer import ShardInfo, seal, sealed_shards, write_shard
 
 __all__ = [

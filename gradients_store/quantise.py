@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gradients_store.errors import BadRows
 
 _INT8_STEPS = 127
+_SCALE_BITS = np.uint32(0xFFFFFF80)  # 17 bits, with the first: times an int8 exact in float32
 _FLOAT16_LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -22,7 +23,8 @@ def quantise(
     """Turn vectors into their stored form; `stored * scale` gives them back.
 
     int8 is symmetric, one scale a row: `scale = max|v| / 127`, so no coordinate is off by more than
-    half a scale. float16 rounds to nearest; float32 is exact.
+    half a scale. The scale is cut to 17 bits, which makes `stored * scale` exact in float32: every
+    reader has the same vector. float16 rounds to nearest; float32 is exact.
 
     Args:
         vector_nP: Finite vectors ``[n, P]``.
@@ -53,6 +55,7 @@ def quantise(
         return half_nP, ones_n
     largest_n = np.maximum(vector_nP.max(axis=1), -vector_nP.min(axis=1))
     scale_n = np.maximum(largest_n / np.float32(_INT8_STEPS), np.finfo(np.float32).tiny)
+    scale_n = (scale_n.view(np.uint32) & _SCALE_BITS).view(np.float32)
     small_nP = np.empty(vector_nP.shape, dtype=np.int8)
     for row, (vector_P, scale) in enumerate(zip(vector_nP, scale_n, strict=True)):
         np.clip(

@@ -1,0 +1,103 @@
+"""Scores of every row of a store, in order, computed block by block in several threads.
+
+A score is summed in float64 or exactly (see `products`), times the row's scale, and rounded to
+float32: it does not depend on the block that its row came in, the other queries or the threads,
+and equal rows have equal scores. Memory: a few blocks of rows, whatever the size of the store.
+Axes: Q queries, b rows of a block, P coordinates.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gradients_store.errors import BadQuery
+from gradients_store.products import Products, products
+from gradients_store.reader import Store
+
+_BLOCK_BYTES = 1 << 24
+_BLOCK_ROWS = 8192
+_FEW_BYTES = 1 << 25  # a store that one thread reads in a moment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Some rows of a store with their scores."""
+
+    start: int
+    """Row of the first one."""
+    table: pa.Table
+    """The columns asked for, and `scale` and `vector`."""
+    score_Qb: NDArray[np.float32]
+    """Scores ``[Q, b]``."""
+
+
+def scored(
+    store: Store,
+    query_QP: NDArray[np.float64],
+    columns: Sequence[str] = (),
+    rows: int | None = None,
+    threads: int | None = None,
+) -> Iterator[Block]:
+    """Stream a store with the scores of its rows.
+
+    Args:
+        store: The store.
+        query_QP: Finite queries ``[Q, P]``.
+        columns: Further columns to read.
+        rows: The most rows of a block; None: about 16 MB of them.
+        threads: Threads that compute; None: one for each processor that this process may use.
+
+    Yields:
+        Blocks in the order of the rows.
+    """
+    size = _block_rows(store) if rows is None else rows
+    multiply = products(query_QP, store.header.dtype, len(store))
+    tables = store.tables(("scale", "vector", *columns), size)
+    workers = processors() if threads is None else threads
+    if workers < 2 or sum(shard.bytes for shard in store.shards) <= _FEW_BYTES:
+        for start, table in tables:
+            yield _scored(start, table, multiply, store.root)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Block]] = deque()
+        for start, table in tables:
+            waiting.append(pool.submit(_scored, start, table, multiply, store.root))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _block_rows(store: Store) -> int:
+    width = {"float32": 4, "float16": 2, "int8": 1}[store.header.dtype]
+    return min(_BLOCK_ROWS, max(1, _BLOCK_BYTES // (width * store.header.dimension)))
+
+
+def _scored(start: int, table: pa.Table, multiply: Products, where: str) -> Block:
+    dimension = table.schema.field("vector").type.list_size
+    parts = []
+    for batch in table.to_batches():
+        stored_bP = batch.column("vector").flatten().to_numpy().reshape(-1, dimension)
+        scale_b1 = batch.column("scale").to_numpy().astype(np.float64)[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts.append((multiply(stored_bP) * scale_b1).astype(np.float32))
+    score_Qb = np.ascontiguousarray(np.concatenate(parts).T)
+    if not np.isfinite(score_Qb).all():
+        raise BadQuery(
+            f"Search: a score in {where} is larger than float32 holds, expected smaller ones. "
+            "Check the query's length, and the store with `verify`."
+        )
+    return Block(start=start, table=table, score_Qb=score_Qb)

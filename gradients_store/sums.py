@@ -1,0 +1,164 @@
+"""Running sums over the scores of a store: the strongest rows, moments, histograms, groups.
+
+Scores are gathered until there are some thousands of rows, so that many small shards cost no more
+than a few large ones.
+Axes: Q queries, b rows of a block, k rows kept, m rows compared, G groups.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from gradients_store.histogram import Histogram, histogram
+from gradients_store.reader import Store
+from gradients_store.results import GroupSums, Moments, SearchResult, Top
+
+_Kept = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, both [Q, k]
+
+
+class Sums:
+    """Running sums over blocks of scores: `update` with each block in order, then `result`.
+
+    `gathered` is the number of rows that are added up at once.
+    """
+
+    def __init__(self, queries: int, top: int, group_by: Sequence[str], gathered: int) -> None:
+        nothing = np.empty((queries, 0), dtype=np.float32), np.empty((queries, 0), dtype=np.int64)
+        self._top, self._gathered = top, gathered
+        self._largest, self._smallest = nothing, nothing
+        self._scores: list[NDArray[np.float32]] = []
+        self._rows: list[NDArray[np.int64]] = []
+        self._count = 0
+        self._total_Q = np.zeros(queries)
+        self._squares_Q = np.zeros(queries)
+        self._histograms: list[Histogram] = []
+        self._groups = {name: _Groups(queries) for name in group_by}
+
+    def update(
+        self, score_Qb: NDArray[np.float32], row_b: NDArray[np.int64], table: pa.Table
+    ) -> None:
+        """Take in a block; `table` has the columns to group by."""
+        self._scores.append(score_Qb)
+        self._rows.append(row_b)
+        for name, group in self._groups.items():
+            group.label(table.column(name))
+        if sum(len(part) for part in self._rows) >= self._gathered:
+            self._add_up()
+
+    def result(self, store: Store) -> SearchResult:
+        """Return the sums over all blocks, with the ids of the strongest rows."""
+        if self._rows:
+            self._add_up()
+        proponents, opponents = _tops(store, self._largest, self._smallest)
+        return SearchResult(
+            proponents=proponents,
+            opponents=opponents,
+            moments=Moments(count=self._count, total=self._total_Q, total_squares=self._squares_Q),
+            histograms=tuple(self._histograms),
+            groups={name: group.result() for name, group in self._groups.items()},
+        )
+
+    def _add_up(self) -> None:
+        score_Qb, row_b = np.concatenate(self._scores, axis=1), np.concatenate(self._rows)
+        self._scores, self._rows = [], []
+        self._largest = _kept(*self._largest, score_Qb, row_b, self._top)
+        self._smallest = _kept(*self._smallest, -score_Qb, row_b, self._top)
+        wide_Qb = score_Qb.astype(np.float64)
+        self._count += len(row_b)
+        self._total_Q = self._total_Q + wide_Qb.sum(axis=1)
+        self._squares_Q = self._squares_Q + (wide_Qb**2).sum(axis=1)
+        block = [histogram(score_b) for score_b in score_Qb]
+        pairs = zip(self._histograms, block, strict=True)
+        self._histograms = [old.merged(new) for old, new in pairs] if self._histograms else block
+        for group in self._groups.values():
+            group.add_up(wide_Qb)
+
+
+class _Groups:
+    """Running sums by the values of one column: `label` each block, `add_up` some, then `result`."""
+
+    def __init__(self, queries: int) -> None:
+        self._index: dict[str, int] = {}
+        self._labels: list[NDArray[np.int64]] = []
+        self._count_G = np.zeros(0, dtype=np.int64)
+        self._positive_QG = np.zeros((queries, 0))
+        self._negative_QG = np.zeros((queries, 0))
+
+    def label(self, column: pa.ChunkedArray) -> None:
+        encoded = column.combine_chunks().dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        index = np.array([self._index.setdefault(name, len(self._index)) for name in names])
+        self._labels.append(index[encoded.indices.to_numpy()])
+
+    def add_up(self, score_Qb: NDArray[np.float64]) -> None:
+        group_b = np.concatenate(self._labels)
+        self._labels = []
+        size = len(self._index)
+        grow = size - len(self._count_G)
+        if grow:
+            self._count_G = np.pad(self._count_G, (0, grow))
+            self._positive_QG = np.pad(self._positive_QG, ((0, 0), (0, grow)))
+            self._negative_QG = np.pad(self._negative_QG, ((0, 0), (0, grow)))
+        self._count_G = self._count_G + np.bincount(group_b, minlength=size)
+        positive_QG = _by_group(np.maximum(score_Qb, 0.0), group_b, size)
+        negative_QG = _by_group(np.minimum(score_Qb, 0.0), group_b, size)
+        self._positive_QG = self._positive_QG + positive_QG
+        self._negative_QG = self._negative_QG + negative_QG
+
+    def result(self) -> GroupSums:
+        return GroupSums(
+            names=tuple(self._index),
+            count=self._count_G,
+            total=self._positive_QG + self._negative_QG,
+            positive=self._positive_QG,
+            negative=self._negative_QG,
+        )
+
+
+def _by_group(
+    score_Qb: NDArray[np.float64], group_b: NDArray[np.int64], size: int
+) -> NDArray[np.float64]:
+    return np.stack([np.bincount(group_b, score_b, minlength=size) for score_b in score_Qb])
+
+
+def _kept(
+    score_Qk: NDArray[np.float32],
+    row_Qk: NDArray[np.int64],
+    score_Qb: NDArray[np.float32],
+    row_b: NDArray[np.int64],
+    top: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    # Keeps the `top` largest of both, in the order of rows; of equal scores the lower rows.
+    score_Qm = np.concatenate([score_Qk, score_Qb], axis=1)
+    row_Qm = np.concatenate([row_Qk, np.broadcast_to(row_b, score_Qb.shape)], axis=1)
+    total = score_Qm.shape[1]
+    if total <= top:
+        return score_Qm, row_Qm
+    edge_Q1 = np.partition(score_Qm, total - top, axis=1)[:, total - top, None]
+    above_Qm, equal_Qm = score_Qm > edge_Q1, score_Qm == edge_Q1
+    room_Q1 = top - above_Qm.sum(axis=1, keepdims=True)
+    keep_Qm = above_Qm | (equal_Qm & (np.cumsum(equal_Qm, axis=1) <= room_Q1))
+    shape = (len(score_Qm), top)
+    return score_Qm[keep_Qm].reshape(shape), row_Qm[keep_Qm].reshape(shape)
+
+
+def _tops(store: Store, largest: _Kept, smallest: _Kept) -> tuple[Top, Top]:
+    found = []
+    for (score_Qk, row_Qk), sign in ((largest, 1), (smallest, -1)):
+        order_Qk = np.argsort(-score_Qk, axis=1, kind="stable")  # rows ascend: ties keep theirs
+        sorted_Qk = np.take_along_axis(row_Qk, order_Qk, axis=1)
+        score_Qk = np.take_along_axis(score_Qk, order_Qk, axis=1) * np.float32(sign)
+        found.append((sorted_Qk, score_Qk + np.float32(0)))  # no -0
+    names = iter(store.ids_of(np.concatenate([row_Qk.reshape(-1) for row_Qk, _ in found])))
+    tops = [
+        Top(
+            ids=tuple(tuple(itertools.islice(names, row_Qk.shape[1])) for _ in row_Qk),
+            rows=row_Qk,
+            scores=score_Qk,
+        )
+        for row_Qk, score_Qk in found
+    ]
+    return tops[0], tops[1]
