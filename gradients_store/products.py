@@ -8,7 +8,7 @@ Axes: Q queries, b rows of a block, P coordinates, D digits of all queries.
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from gradients_store.digits import digits, joined
 
-Products = Callable[[NDArray[Any]], NDArray[np.float64]]
-"""Stored rows ``[b, P]`` to inner products ``[b, Q]``, before the rows' scales."""
+Products = Callable[[Sequence[NDArray[Any]]], NDArray[np.float64]]
+"""Stored rows, in arrays ``[., P]`` one after the other, to inner products ``[b, Q]``.
+
+The rows' scales are not in them."""
 
 COMPILED_FROM = 1 << 29
 """Products (for floats, numbers stored) from which on compiled code pays."""
@@ -44,9 +46,11 @@ def products(query_QP: NDArray[np.float64], dtype: str, documents: int) -> Produ
     if dtype == "int8":
         return _int8_products(query_QP, kernels)
     if kernels is None:
-        return functools.partial(_by_blas, np.ascontiguousarray(query_QP.T))
-    single = functools.partial(_float_products, kernels, np.ascontiguousarray(query_QP))
-    return single if dtype == "float32" else functools.partial(_half_products, kernels, single)
+        own = functools.partial(_by_blas, np.ascontiguousarray(query_QP.T))
+    else:
+        float_products = _float_products if dtype == "float32" else _half_products
+        own = functools.partial(float_products, kernels, np.ascontiguousarray(query_QP))
+    return lambda parts: np.concatenate([own(row_bP) for row_bP in parts])
 
 
 @functools.cache
@@ -60,17 +64,20 @@ def compiled() -> ModuleType | None:
 
 
 def _int8_products(query_QP: NDArray[np.float64], kernels: ModuleType | None) -> Products:
-    parts = digits(query_QP)
-    exact = functools.partial(_by_blas, parts.digit_DP.T.astype(np.float64))
+    known = digits(query_QP)
+    digit_PD = known.digit_DP.T.astype(np.float64)
 
-    def sums(row_bP: NDArray[np.int8]) -> NDArray[Any]:
+    def sums(parts: Sequence[NDArray[np.int8]]) -> NDArray[Any]:
         if kernels is None:
-            return exact(row_bP)  # integers below 2**53
-        sum_bD = np.empty((len(row_bP), len(parts.digit_DP)), dtype=np.int64)
-        kernels.int8_sums(row_bP, parts.digit_DP, sum_bD)
+            return np.concatenate([_by_blas(digit_PD, row_bP) for row_bP in parts])  # integers
+        sum_bD = np.empty((sum(map(len, parts)), len(known.digit_DP)), dtype=np.int64)
+        first = 0
+        for row_bP in parts:
+            kernels.int8_sums(row_bP, known.digit_DP, sum_bD[first : first + len(row_bP)])
+            first += len(row_bP)
         return sum_bD
 
-    return lambda row_bP: joined(sums(row_bP), parts.exponent_Q)
+    return lambda parts: joined(sums(parts), known.exponent_Q)
 
 
 def _float_products(
@@ -82,14 +89,14 @@ def _float_products(
 
 
 def _half_products(
-    kernels: ModuleType, single: Products, row_bP: NDArray[np.float16]
+    kernels: ModuleType, query_QP: NDArray[np.float64], row_bP: NDArray[np.float16]
 ) -> NDArray[np.float64]:
     parts = []
     for first in range(0, len(row_bP), _HALF_ROWS):
         half_tP = row_bP[first : first + _HALF_ROWS]
         single_tP = np.empty(half_tP.shape, dtype=np.float32)
         kernels.widen(half_tP.reshape(-1).view(np.uint16), single_tP.reshape(-1))
-        parts.append(single(single_tP))
+        parts.append(_float_products(kernels, query_QP, single_tP))
     return np.concatenate(parts)
 
 

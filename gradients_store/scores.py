@@ -20,7 +20,7 @@ from gradients_store.errors import BadQuery
 from gradients_store.products import Products, products
 from gradients_store.reader import Store
 
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 25
 _BLOCK_ROWS = 8192
 _FEW_BYTES = 1 << 25  # a store that one thread reads in a moment
 
@@ -50,7 +50,7 @@ def scored(
         store: The store.
         query_QP: Finite queries ``[Q, P]``.
         columns: Further columns to read.
-        rows: The most rows of a block; None: about 16 MB of them.
+        rows: The most rows of a block; None: about 32 MB of them.
         threads: Threads that compute; None: one for each processor that this process may use.
 
     Yields:
@@ -88,13 +88,11 @@ def _block_rows(store: Store) -> int:
 
 def _scored(start: int, table: pa.Table, multiply: Products, where: str) -> Block:
     dimension = table.schema.field("vector").type.list_size
-    parts = []
-    for batch in table.to_batches():
-        stored_bP = batch.column("vector").flatten().to_numpy().reshape(-1, dimension)
-        scale_b1 = batch.column("scale").to_numpy().astype(np.float64)[:, None]
-        with np.errstate(over="ignore", invalid="ignore"):
-            parts.append((multiply(stored_bP) * scale_b1).astype(np.float32))
-    score_Qb = np.ascontiguousarray(np.concatenate(parts).T)
+    vectors = [chunk.flatten().to_numpy() for chunk in table.column("vector").chunks]
+    scale_b1 = table.column("scale").to_numpy().astype(np.float64)[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        product_bQ = multiply([vector.reshape(-1, dimension) for vector in vectors])
+        score_Qb = np.ascontiguousarray((product_bQ * scale_b1).astype(np.float32).T)
     if not np.isfinite(score_Qb).all():
         raise BadQuery(
             f"Search: a score in {where} is larger than float32 holds, expected smaller ones. "

@@ -16,7 +16,7 @@ from gradients_store.results import SearchResult
 from gradients_store.scores import scored
 from gradients_store.sums import Sums
 
-_GATHERED = 4096  # rows whose scores are added up at once
+_GATHERED = 1 << 18  # scores that are added up at once
 
 
 def search(
@@ -38,7 +38,7 @@ def search(
         top: How many rows k to keep of each sign; fewer come back when fewer are scored.
         skip: Ids of documents to leave out of everything, for all queries.
         group_by: Text columns to sum by, such as ("source", "language").
-        rows: The most rows of a block, None: about 16 MB of them; changes memory and speed, not
+        rows: The most rows of a block, None: about 32 MB of them; changes memory and speed, not
             the result (sums change by float64 rounding).
         threads: Threads that compute; None: one for each processor that this process may use.
             They change nothing but the speed.
@@ -61,7 +61,8 @@ def search(
     skipped = np.sort(store.rows_of(sorted(set(skip)))) if skip else np.empty(0, dtype=np.int64)
     if len(skipped) == len(store):
         raise BadQuery("Search: every document is skipped, expected one to score. Skip fewer.")
-    gathered = _GATHERED if rows is None else min(_GATHERED, 8 * rows)
+    most = _GATHERED // len(query)
+    gathered = most if rows is None else min(most, 8 * rows)
     sums = Sums(len(query), top, group_by, gathered)
     for block in scored(store, query, group_by, rows, threads):
         score_Qb, table = block.score_Qb, block.table
@@ -83,7 +84,7 @@ def all_scores(
     Args:
         store: The store.
         query_QP: Whitened query gradients ``[Q, P]``, compressed as the store's vectors are.
-        rows: The most rows of a block; None: about 16 MB of them.
+        rows: The most rows of a block; None: about 32 MB of them.
         threads: Threads that compute; None: one for each processor that this process may use.
 
     Yields:

@@ -8,6 +8,7 @@ file either has all its bytes or is not there.
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import shutil
 import uuid
@@ -158,7 +159,7 @@ def opened_shard(
     """
     path = folder.join(name)
     try:
-        with pa.memory_map(path) if folder.local else folder.files.open(path, "rb") as source:
+        with _mapped(path) if folder.local else folder.files.open(path, "rb") as source:
             yield _reader(source, None if folder.local else columns)
     except FileNotFoundError as error:
         raise MissingShard(
@@ -170,6 +171,14 @@ def opened_shard(
             f"Gradient store {folder.uri}: shard {name} cannot be read as Arrow ({error}). "
             "Delete it, its .json and manifest.json, and run again to make it."
         ) from error
+
+
+def _mapped(path: str) -> pa.BufferReader:
+    # Python's map, not Arrow's, which advises the kernel about each batch: a tenth of a warm search.
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise OSError("it is empty")
+        return pa.BufferReader(pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
 def _reader(source: Any, columns: Sequence[str] | None) -> ipc.RecordBatchFileReader:

@@ -62,7 +62,7 @@ def test_products_are_within_the_stated_bound_of_float64(engine, dtype, size):
             row_bP = rows_of(dtype, rows, size, draw)
             query_QP = draw.standard_normal((queries, size)) * draw.lognormal(0, 3, size)
             query_QP[-1, :: max(1, size // 2)] *= 1e9
-            found_bQ = products.products(query_QP, dtype, rows)(row_bP)
+            found_bQ = products.products(query_QP, dtype, rows)([row_bP])
             expected_bQ, length_bQ = reference(row_bP, query_QP)
             assert (np.abs(found_bQ - expected_bQ) <= BOUND[dtype](size) * length_bQ).all()
             assert BOUND[dtype](size) <= 1e-6
@@ -76,12 +76,12 @@ def test_a_product_depends_on_its_row_and_query_alone(dtype, size, monkeypatch):
     draw = np.random.default_rng(size)
     row_bP = np.tile(rows_of(dtype, 11, size, draw), (7, 1))
     query_QP = draw.standard_normal((6, size))
-    whole_bQ = products.products(query_QP, dtype, len(row_bP))(row_bP)
+    whole_bQ = products.products(query_QP, dtype, len(row_bP))([row_bP[:5], row_bP[5:]])
     assert np.array_equal(whole_bQ, np.tile(whole_bQ[:11], (7, 1)))
     for q in range(6):
         one = products.products(query_QP[q : q + 1], dtype, len(row_bP))
         for start, stop in ((0, 1), (3, 5), (10, 37), (0, 77)):
-            assert np.array_equal(one(row_bP[start:stop])[:, 0], whole_bQ[start:stop, q])
+            assert np.array_equal(one([row_bP[start:stop]])[:, 0], whole_bQ[start:stop, q])
 
 
 @pytest.mark.parametrize("size", DIMENSIONS)
@@ -93,7 +93,7 @@ def test_int8_products_are_the_same_compiled_and_by_blas(size, monkeypatch):
     by_kernel = products.products(query_QP, "int8", 1)
     monkeypatch.setattr(products, "compiled", lambda: None)
     by_blas = products.products(query_QP, "int8", 1)
-    assert np.array_equal(by_kernel(row_bP), by_blas(row_bP))
+    assert np.array_equal(by_kernel([row_bP]), by_blas([row_bP]))
 
 
 def test_digits_are_exact_multiples_of_a_power_of_two():
