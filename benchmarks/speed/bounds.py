@@ -62,11 +62,11 @@ def _product(tokens: int, out: int, inputs: int) -> tuple[Callable[[], Tensor], 
 
 def machine(_model: nn.Module, job: Job) -> dict[str, float]:
     """GFLOP/s of the layers' products and of large ones; GB/s of reading; seconds of `eigh`."""
-    shapes = sorted(set(layer_shapes(job.size)))
+    shapes = [(out, inputs) for out, inputs, _ in layer_shapes(job.size)]
     tokens = 2048
-    rates = [_rate(*_product(tokens, *shape)) / 1e9 for shape in shapes]
+    rates = [_rate(*_product(tokens, *shape)) / 1e9 for shape in sorted(set(shapes))]
     numbers = torch.randn(2**26)  # 256 MiB, beyond any cache
-    factors = [torch.randn(n, n, dtype=torch.float64) for s in layer_shapes(job.size) for n in s]
+    factors = [torch.randn(n, n, dtype=torch.float64) for shape in shapes for n in shape]
     start = time.thread_time()
     for factor in factors:
         torch.linalg.eigh(factor @ factor.T)

@@ -103,7 +103,7 @@ def block_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def layer_shapes(size: Size) -> list[tuple[int, int]]:
-    """`(O, I)` of all linear layers but the head."""
+def layer_shapes(size: Size) -> list[tuple[int, int, int]]:
+    """`(O, I, how many layers read the same input)` of all linear layers but the head."""
     d, m = size.width, size.mlp
-    return size.blocks * [*4 * [(d, d)], (m, d), (m, d), (d, m)]
+    return size.blocks * [*3 * [(d, d, 3)], (d, d, 1), *2 * [(m, d, 2)], (d, m, 1)]
