@@ -17,6 +17,7 @@ from gradients_store.reader import Store
 from gradients_store.results import GroupSums, Moments, SearchResult, Top
 
 _Kept = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, both [Q, k]
+_NO_TEXT = pa.array([], pa.string())
 
 
 class Sums:
@@ -82,20 +83,20 @@ class _Groups:
 
     def __init__(self, queries: int) -> None:
         self._index: dict[str, int] = {}
-        self._labels: list[NDArray[np.int64]] = []
+        self._labels: list[pa.Array] = []
         self._count_G = np.zeros(0, dtype=np.int64)
         self._positive_QG = np.zeros((queries, 0))
         self._negative_QG = np.zeros((queries, 0))
 
     def label(self, column: pa.ChunkedArray) -> None:
-        encoded = column.combine_chunks().dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        index = np.array([self._index.setdefault(name, len(self._index)) for name in names])
-        self._labels.append(index[encoded.indices.to_numpy()])
+        self._labels.append(pa.concat_arrays([*column.chunks, _NO_TEXT]))  # a copy: lets shards go
 
     def add_up(self, score_Qb: NDArray[np.float64]) -> None:
-        group_b = np.concatenate(self._labels)
+        encoded = pa.concat_arrays(self._labels).dictionary_encode()
         self._labels = []
+        names = encoded.dictionary.to_pylist()
+        index = np.array([self._index.setdefault(name, len(self._index)) for name in names])
+        group_b = index[encoded.indices.to_numpy()]
         size = len(self._index)
         grow = size - len(self._count_G)
         if grow:
