@@ -174,7 +174,7 @@ def opened_shard(
 
 
 def _mapped(path: str) -> pa.BufferReader:
-    # Python's map, not Arrow's, which advises the kernel about each batch: a tenth of a warm search.
+    # Python's map: Arrow's own takes three times as long to open, a twentieth of a warm search.
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise OSError("it is empty")
