@@ -64,12 +64,16 @@ def main() -> None:
         if not (Path(folder) / "code/influence/documents/curvlinops_fit.py").exists():
             args.systems = [x for x in args.systems if x != "curvlinops"]  # it is ours, then
         prepare(SIZES[args.size], Path(folder))
-        found = {"code": code, **run(args, Path(folder))}
+        print(write(run(args, code, Path(folder))))
+
+
+def write(found: dict[str, Any]) -> str:
+    """Write the page and its records, and return the page."""
     text = table(found)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"speed-{args.size}.md").write_text(text)
-    (RESULTS / f"speed-{args.size}.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(text)
+    (RESULTS / f"speed-{found['size']}.md").write_text(text)
+    (RESULTS / f"speed-{found['size']}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return text
 
 
 def copy_code(revision: str, folder: Path) -> str:
@@ -91,8 +95,11 @@ def git(*command: str) -> bytes:
     return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, check=True).stdout
 
 
-def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Tune the batch sizes, time everything in turn, and compare the scores."""
+def run(args: argparse.Namespace, code: str, folder: Path) -> dict[str, Any]:
+    """Tune the batch sizes, time everything in turn, and compare the scores.
+
+    What there is so far is written after every process, so that a run that is cut short is not lost.
+    """
     systems: list[str] = args.systems
     stages = [(x, s) for s in ("fit", "index", "scores") for x in systems if s in STAGES[x]]
     bounds = [("bounds", stage) for stage in BOUNDS]
@@ -101,15 +108,10 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     chosen = {(found["system"], found["stage"]): found["rows"] for found in tuned}
     rows = {pair: chosen.get(pair, args.rows or 64) for pair in [*stages, *bounds]}
     records: list[dict[str, Any]] = []
-    for repeat in range(args.repeats):
-        for pair in rows:
-            found = runner.run(*pair, [rows[pair]])
-            records += [{**found, "repeat": repeat}] if found else []
-    for pair in stages if args.size in COMPARED else []:
-        if pair[1] != "index":
-            runner.run(*pair, [rows[pair]], labels="empirical")
-    return {
+    agreements: dict[str, dict[str, float]] = {"sampled": {}, "empirical": {}}
+    found = {
         "size": args.size,
+        "code": code,
         "setting": vars(SIZES[args.size]),
         "repeats": args.repeats,
         "systems": systems,
@@ -117,11 +119,20 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "tuned": tuned,
         "records": records,
         "failed": runner.failed,
-        "agreement": {
-            labels: agreement({x: load_scores(folder, x, labels) for x in systems})
-            for labels in ("sampled", "empirical")
-        },
+        "agreement": agreements,
     }
+    for repeat in range(args.repeats):
+        for pair in rows:
+            one = runner.run(*pair, [rows[pair]])
+            if one:
+                records.append({**one, "repeat": repeat})
+                write(found)
+    for pair in stages if args.size in COMPARED else []:
+        if pair[1] != "index":
+            runner.run(*pair, [rows[pair]], labels="empirical")
+    for labels in agreements:
+        agreements[labels] = agreement({x: load_scores(folder, x, labels) for x in systems})
+    return found
 
 
 def tune(runner: Runner, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -27,8 +27,8 @@ NOTES = """\
   does more there than bergson, which projects plain gradients (its EK-FAC can't be combined
   with a projection).
 * kronfluence: `fit_all_factors` and `compute_pairwise_scores` with their default arguments (float32,
-  float64 eigenvectors), all queries in one batch, an attention mask that is 0 at the last token.
-  It has no index.
+  float64 eigenvectors), all queries in one batch, an attention mask that is 0 at the last token;
+  `use_iterative_lambda_aggregation` was no faster. It has no index.
 * bergson: the bodies of its `hessian`, `build` and `score` workers on a loaded model: kfac with
   eigenvalue correction, `projection_dim` 16 a module in the index, 0 for the scores, queries
   collected to disk and preconditioned as its `score` command does.
@@ -42,13 +42,14 @@ def table(found: dict[str, Any]) -> str:
     size = Size(**found["setting"])
     versions = {r["torch"] for r in records}
     torch = versions.pop() if len(versions) == 1 else _versions(records)
+    repeats = max((r["repeat"] for r in records), default=-1) + 1
     parts = [
         f"# Speed beside the peers: {found['size']}",
         f"{size.blocks}-block Llama, width {size.width}, mlp {size.mlp}, vocabulary "
         f"{size.vocabulary}, random weights; {size.documents} documents of {size.tokens} random "
         f"tokens (Zipf); {QUERIES} queries.",
         f"{machine['cores']} cores ({machine['processor']}), one thread used; torch {torch}. "
-        f"{found['repeats']} repeats in turn. Our code: {found['code']}.",
+        f"{repeats} of {found['repeats']} repeats in turn. Our code: {found['code']}.",
         *[f"**{name} did not run**: {why}" for name, why in found["failed"].items()],
         "## Stages",
         _stages(found),
@@ -184,6 +185,8 @@ def _floors(found: dict[str, Any], size: Size) -> str:
 
 def _agreement(agreement: dict[str, dict[str, float]]) -> str:
     kinds = [kind for kind in ("empirical", "sampled") if agreement[kind]]
+    if not kinds:
+        return "(not compared)"
     body = [
         [pair, *(f"{agreement[kind].get(pair, float('nan')):.6f}" for kind in kinds)]
         for pair in agreement["sampled"]
