@@ -3,7 +3,8 @@
 A score is summed exactly or in float64 (see `products`), times the row's scale, and rounded to
 float32: it does not depend on the block that its row came in, the other queries or the threads,
 and equal rows have equal scores. (Small float stores are summed by BLAS, whose order may change
-with both; the rounding to float32 hides it.) Memory: a few blocks of rows, whatever the size of the store.
+with both; the rounding to float32 hides it.)
+Memory: a few blocks of rows, whatever the size of the store.
 Axes: Q queries, b rows of a block, P coordinates.
 """
 
