@@ -6,12 +6,11 @@ from influence.batches import Batch, Chunk, collate, plan_batches, with_targets
 # which training documents?
 from influence.documents.curvature import (
     eigenbasis,
-    eigenvalue_sums,
     ekfac,
-    kronecker_sums,
     merge_eigenvalues,
     merge_kronecker,
 )
+from influence.documents.fit import eigenvalue_sums, kronecker_sums
 from influence.documents.gradients import per_document_gradients
 from influence.documents.labels import sample_labels
 from influence.documents.preconditioner import LayerCurvature, precondition, whiten

@@ -99,6 +99,8 @@ class RunConfig(BaseModel):
     """Rank of the output factor of larger vocabularies; its error is measured and printed."""
     factor_gigabytes: float = Field(1.0, gt=0)
     """Memory for the factors of one pass; more layers than fit are fitted in several passes."""
+    fit: Literal["direct", "curvlinops"] = "direct"
+    """Who sums factors and eigenvalues; `curvlinops` is the slower reference, equal up to rounding."""
 
     # -- gradient store ---------------------------------------------------------------------------
     store: Literal["auto", "full", "top-eigen", "random"] = "auto"

@@ -1,6 +1,7 @@
 """Stage 3: the Fisher's approximation, in two passes of partial sums over the shards.
 
-labels -> (output subspace of a large head) -> factors -> eigenbases -> eigenvalues -> quality.
+(output subspace of a large head) -> factors -> eigenbases -> eigenvalues -> quality; the first of
+these to pass over a shard draws its labels.
 Every step leaves its own file, so that a killed fit goes on inside the step.  Partial sums are plain
 sums merged in a fixed order: their number changes nothing beyond rounding.
 """
@@ -23,7 +24,6 @@ from pipelines.config import RunConfig
 from pipelines.curvature_files import (
     FitSpec,
     basis_path,
-    labels_path,
     layer_path,
     partial_path,
     read_basis,
@@ -33,7 +33,6 @@ from pipelines.curvature_files import (
 )
 from pipelines.curvature_steps import (
     describe_head,
-    draw_labels,
     look_at_layers,
     measure_quality,
     merge_and_decompose,
@@ -90,22 +89,22 @@ def _fit(
         tokens=str(tokens.path),
         out=str(stage.path),
         shards=chosen_shards(config, tokens),
+        shard_size=config.documents_per_shard,
         token_budget=config.token_budget,
         labels=config.labels,
         seed=config.label_seed,
         diagonal=config.curvature == "diagonal",
         rank=config.head_rank,
+        engine=config.fit,
     )
-    if config.labels == "sampled":
-        _labels(base, config, ids, workers)
-    base = _with_head(base, config, workers)
+    base = _with_head(base, config, ids, workers)
     layers = describe_layers(base, workers)
     passes = _passes(config, layers)
     if config.curvature in ("ekfac", "kfac"):
-        _each(partial_factors, "factors", base, passes, config.partitions, workers)
+        _each(partial_factors, "factors", base, passes, config.partitions, ids, workers)
         _bases(base, passes, config.partitions, workers)
     if config.curvature in ("ekfac", "diagonal"):
-        _each(partial_eigenvalues, "eigenvalues", base, passes, config.partitions, workers)
+        _each(partial_eigenvalues, "eigenvalues", base, passes, config.partitions, ids, workers)
     shapes = {x.name: [x.out_features, x.in_features + int(x.bias)] for x in layers}
     return {**_finish(config, base, passes, workers), "shapes": shapes}
 
@@ -155,22 +154,7 @@ def cut(shards: Sequence[int], parts: int) -> list[tuple[int, ...]]:
     return [tuple(shards[a:b]) for a, b in pairwise(edges)]
 
 
-def _labels(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Workers) -> None:
-    size = config.documents_per_shard
-    specs = [
-        replace(
-            base,
-            shards=(s,),
-            first=s * size,
-            ids=tuple(ids[s * size : (s + 1) * size]),
-        )
-        for s in base.shards
-        if not labels_path(base, s).exists()
-    ]
-    workers.map(draw_labels, specs, "Drawing labels for the Fisher")
-
-
-def _with_head(base: FitSpec, config: RunConfig, workers: Workers) -> FitSpec:
+def _with_head(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Workers) -> FitSpec:
     """Give a large vocabulary's head a low-rank output factor."""
     out = Path(base.out) / "head.safetensors"
     if not out.exists():
@@ -178,14 +162,19 @@ def _with_head(base: FitSpec, config: RunConfig, workers: Workers) -> FitSpec:
         if not name or vocabulary <= config.exact_head:
             return base
         names = _parts("head", base.shards, config.partitions)
-        specs = [
-            replace(base, shards=s, part=p) for p, s in names if not partial_path(base, p).exists()
-        ]
+        specs = [_on(base, s, ids, part=p) for p, s in names if not partial_path(base, p).exists()]
         workers.map(partial_head, specs, "Finding the head's directions")
         workers.map(
             merge_head, [replace(base, part=name, parts=tuple(p for p, _ in names))], "Merging them"
         )
     return replace(base, model=replace(base.model, head_basis=str(out)))
+
+
+def _on(base: FitSpec, shards: tuple[int, ...], ids: Sequence[str], **changes: Any) -> FitSpec:
+    """The spec of some shards, with their documents' ids."""
+    size = base.shard_size
+    own = tuple(i for shard in shards for i in ids[shard * size : (shard + 1) * size])
+    return replace(base, shards=shards, ids=own, **changes)
 
 
 def _parts(what: str, shards: Sequence[int], count: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -217,10 +206,11 @@ def _each(
     base: FitSpec,
     passes: Sequence[tuple[str, ...]],
     partitions: int,
+    ids: Sequence[str],
     workers: Workers,
 ) -> None:
     specs = [
-        replace(base, layers=names, shards=shards, part=part)
+        _on(base, shards, ids, layers=names, part=part)
         for names in passes
         for part, shards in _parts(_pass_name(what, names), base.shards, partitions)
     ]

@@ -31,14 +31,16 @@ class FitSpec:
     token_budget: int
     labels: str
     seed: int
+    shard_size: int
+    """Documents of a shard; the corpus's last one may hold fewer."""
     ids: tuple[str, ...] = ()
-    """Document ids of the shards, in order (label sampling only)."""
-    first: int = 0
-    """Row of the first of these ids."""
+    """Document ids of the shards, in order: labels are drawn by them."""
     layers: tuple[str, ...] = ()
     """Layers of this pass."""
     diagonal: bool = False
     rank: int = 0
+    engine: str = "direct"
+    """`direct` or `curvlinops`: who does the two passes; the same up to rounding."""
     part: str = ""
     """Name of the partial file."""
     parts: tuple[str, ...] = ()

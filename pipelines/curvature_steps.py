@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from influence.documents import curvature as fisher
+from influence.documents import fit
 from influence.documents.coverage import coverage
 from influence.documents.gradients import logits_of, refuse_not_finite, token_losses
 from influence.documents.head import (
@@ -22,21 +23,19 @@ from influence.documents.head import (
     output_subspace,
     sketch_output_factor,
 )
-from influence.documents.labels import sample_labels
 from influence.documents.noise import label_noise
 from influence.layers import Layer, head_name
-from influence.text import Batch, Chunk, with_targets
 from pipelines.curvature_files import (
     FitSpec,
     basis_path,
-    labels_path,
     partial_path,
     read_basis,
     save_tensors,
     sum_tensors,
 )
+from pipelines.fisher_labels import FisherBatches
 from pipelines.run_folder import write_json
-from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
+from pipelines.tokens import batches, read_chunks, shard_path
 from pipelines.worker import ModelSpec, language_model, layers_of
 
 NOISE_DOCUMENTS, NOISE_DRAWS, COVERAGE_DOCUMENTS = 64, 2, 16
@@ -60,57 +59,14 @@ def describe_head(spec: FitSpec) -> tuple[str, int]:
     return "", 0
 
 
-def draw_labels(spec: FitSpec) -> str:
-    """Draw the Fisher's labels of one shard and keep them.
-
-    Returns:
-        The file.
-    """
-    loaded = language_model(spec.model)
-    [shard] = spec.shards
-    chunks = read_chunks(shard_path(Path(spec.tokens), shard))
-    labels: list[np.ndarray] = [np.empty(0, dtype=np.int32)] * len(chunks)
-    for work in batches(chunks, loaded.pad_id, spec.token_budget):
-        batch = work.batch.to(loaded.device)
-        keys = [spec.ids[chunks[i].document - spec.first] for i in work.rows]
-        drawn = sample_labels(loaded.model, batch, keys, spec.seed)
-        for row, label in zip(work.rows, drawn, strict=True):
-            labels[row] = label
-    table = pa.table({"labels": pa.array(labels, pa.list_(pa.int32()))})
-    return str(write_table(labels_path(spec, shard), table))
-
-
-def fisher_batches(spec: FitSpec) -> Iterator[Batch]:
-    """The batches of some shards with the Fisher's labels as targets.
-
-    Yields:
-        Batches on the worker's device.
-    """
-    loaded = language_model(spec.model)
-    for shard in spec.shards:
-        chunks = read_chunks(shard_path(Path(spec.tokens), shard))
-        labels = _read_labels(spec, shard, chunks)
-        for work in batches(chunks, loaded.pad_id, spec.token_budget):
-            rows = [chunks[i] for i in work.rows]
-            own = [labels[i] for i in work.rows]
-            yield with_targets(work.batch, own, rows).to(loaded.device)
-
-
-def _read_labels(spec: FitSpec, shard: int, chunks: Sequence[Chunk]) -> list[np.ndarray]:
-    if spec.labels == "empirical":
-        return [chunk.tokens[chunk.loss] for chunk in chunks]
-    column = read_table(labels_path(spec, shard)).column("labels").combine_chunks()
-    return [np.asarray(value.values, dtype=np.int32) for value in column]
-
-
 def partial_head(spec: FitSpec) -> str:
     """Sketch the head's output factor over some shards.
 
     Returns:
         The file.
     """
-    model = language_model(spec.model).model
-    sketch = sketch_output_factor(model, fisher_batches(spec), spec.rank, spec.seed)
+    model, labelled = language_model(spec.model).model, FisherBatches(spec)
+    sketch = sketch_output_factor(model, labelled, spec.rank, spec.seed, labelled.draw)
     return save_tensors(
         partial_path(spec, spec.part),
         {"product": sketch.product_VR, "trace": torch.tensor(sketch.trace, dtype=torch.float64)},
@@ -139,6 +95,14 @@ def _pass_layers(spec: FitSpec) -> list[Layer]:
     return [layer for layer in layers_of(spec.model) if layer.name in set(spec.layers)]
 
 
+def _engine(spec: FitSpec) -> ModuleType:
+    if spec.engine == "curvlinops":
+        from influence.documents import curvlinops_fit  # slow to import
+
+        return curvlinops_fit
+    return fit
+
+
 def partial_factors(spec: FitSpec) -> str:
     """First pass over some shards.
 
@@ -146,7 +110,8 @@ def partial_factors(spec: FitSpec) -> str:
         The file of the partial sums.
     """
     model, layers = language_model(spec.model).model, _pass_layers(spec)
-    sums = fisher.kronecker_sums(model, layers, fisher_batches(spec))
+    labelled = FisherBatches(spec)
+    sums = _engine(spec).kronecker_sums(model, layers, labelled, labelled.draw)
     _refuse_not_finite(spec, [*sums.inputs.values(), *sums.outputs.values()])
     tensors = {f"{n}/A": v for n, v in sums.inputs.items()}
     tensors |= {f"{n}/S": v for n, v in sums.outputs.items()}
@@ -187,7 +152,8 @@ def partial_eigenvalues(spec: FitSpec) -> str:
         bases = {layer.name: fisher.standard_basis(layer) for layer in layers}
     else:
         bases = {layer.name: read_basis(basis_path(spec, layer.name))[0] for layer in layers}
-    sums = fisher.eigenvalue_sums(model, layers, bases, fisher_batches(spec))
+    labelled = FisherBatches(spec)
+    sums = _engine(spec).eigenvalue_sums(model, layers, bases, labelled, labelled.draw)
     _refuse_not_finite(spec, list(sums.squares.values()))
     return save_tensors(partial_path(spec, spec.part), dict(sums.squares), documents=sums.documents)
 
@@ -240,6 +206,8 @@ def _refuse_not_finite(spec: FitSpec, sums: Sequence[Tensor]) -> None:
     """Find the document that spoilt a sum; runs the model again only when one is spoilt."""
     if all(bool(torch.isfinite(values).all()) for values in sums):
         return
-    for batch in fisher_batches(spec):
-        losses_BT = token_losses(logits_of(language_model(spec.model).model, batch), batch.targets)
-        refuse_not_finite(losses_BT, batch, "loss")
+    labelled = FisherBatches(spec)
+    for batch in labelled:
+        logits_BTV = logits_of(language_model(spec.model).model, batch)
+        targets_BT = labelled.draw(batch, logits_BTV).targets
+        refuse_not_finite(token_losses(logits_BTV, targets_BT), batch, "loss")

@@ -26,6 +26,9 @@ from influence.text import Batch
 Consume = Callable[[str, Tensor, Tensor], None]
 """Called once a layer and backward pass with ``(name, a_BTI, g_BTO)``."""
 
+Draw = Callable[[Batch, Tensor], Batch]
+"""From a batch and its logits ``[B, T, V]`` to the batch with other labels at its counted targets."""
+
 
 @dataclass(frozen=True)
 class Forward:
@@ -75,31 +78,62 @@ class _Tape:
     along the token axis, and consumed once the last of them has been back-propagated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
         self.inputs: list[Tensor] = []
+        self.versions: list[int] = []
         self.outputs: dict[int, Tensor] = {}
 
     def add(self, inputs_BTI: Tensor) -> int:
         self.inputs.append(inputs_BTI)
+        self.versions.append(inputs_BTI._version)
         return len(self.inputs) - 1
 
     def gradient(self, use: int, output_BTO: Tensor) -> tuple[Tensor, Tensor] | None:
         self.outputs[use] = output_BTO
         if len(self.outputs) < len(self.inputs):
             return None
-        joined = (
-            torch.cat(self.inputs, dim=1),
-            torch.cat([self.outputs[i] for i in range(len(self.inputs))], dim=1),
-        )
+        if [x._version for x in self.inputs] != self.versions:
+            raise GradientError(
+                f"Gradients: the input of layer {self.layer} was changed in place after the layer "
+                "read it, an unchanged tensor was expected. Leave this layer out: choose `layers` "
+                "by role or by name patterns."
+            )
+        if len(self.inputs) == 1:
+            joined = self.inputs[0], output_BTO
+        else:
+            joined = (
+                torch.cat(self.inputs, dim=1),
+                torch.cat([self.outputs[i] for i in range(len(self.inputs))], dim=1),
+            )
         self.inputs.clear()
+        self.versions.clear()
         self.outputs.clear()
         return joined
 
 
-def _with_bias_column(inputs_BTI: Tensor, layer: Layer) -> Tensor:
-    if not layer.bias:
-        return inputs_BTI
-    return torch.cat([inputs_BTI, inputs_BTI.new_ones(*inputs_BTI.shape[:-1], 1)], dim=-1)
+class _BiasColumns:
+    """Inputs with a column of ones; layers that read the same tensor one after the other share it."""
+
+    def __init__(self) -> None:
+        self.plain, self.wide = torch.zeros(0), torch.zeros(0)
+
+    def join(self, inputs_BTI: Tensor, layer: Layer) -> Tensor:
+        if not layer.bias:
+            return inputs_BTI
+        if not same_memory(self.plain, inputs_BTI):
+            ones_BT1 = inputs_BTI.new_ones(*inputs_BTI.shape[:-1], 1)
+            self.plain, self.wide = inputs_BTI, torch.cat([inputs_BTI, ones_BT1], dim=-1)
+        return self.wide
+
+
+def same_memory(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors, both alive, are the same numbers in memory."""
+    return (
+        left.data_ptr() == right.data_ptr()
+        and left.shape == right.shape
+        and left.stride() == right.stride()
+    )
 
 
 def per_row(values: Tensor, rows: int, layer: str) -> Tensor:
@@ -145,7 +179,7 @@ def captured(
     Yields:
         Nothing; run forward and backward inside.
     """
-    tapes = {layer.name: _Tape() for layer in layers}
+    tapes, columns = {layer.name: _Tape(layer.name) for layer in layers}, _BiasColumns()
 
     def watch(layer: Layer) -> Callable[..., Tensor]:
         tape = tapes[layer.name]
@@ -158,7 +192,7 @@ def captured(
                 joined = tape.gradient(use, per_row(gradient.detach(), rows, layer.name))
                 if joined is not None:
                     inputs_BTI, output_BTO = joined
-                    consume(layer.name, _with_bias_column(inputs_BTI, layer), output_BTO)
+                    consume(layer.name, columns.join(inputs_BTI, layer), output_BTO)
 
             root.register_hook(on_gradient)
             return root
@@ -173,7 +207,13 @@ def captured(
             handle.remove()
 
 
-def backward(model: nn.Module, layers: Sequence[Layer], batch: Batch, consume: Consume) -> Forward:
+def backward(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    consume: Consume,
+    draw: Draw | None = None,
+) -> Forward:
     """One forward and one backward pass of the summed loss of a batch.
 
     Args:
@@ -181,6 +221,7 @@ def backward(model: nn.Module, layers: Sequence[Layer], batch: Batch, consume: C
         layers: Tracked layers.
         batch: The rows; the loss of a row is the sum over its counted targets.
         consume: See ``captured``.
+        draw: Puts other labels into the batch, given its logits; None: the batch's own targets.
 
     Returns:
         The losses of the rows, detached.
@@ -190,7 +231,10 @@ def backward(model: nn.Module, layers: Sequence[Layer], batch: Batch, consume: C
     """
     rows = batch.input_ids.shape[0]
     with captured(model, layers, rows, consume), torch.enable_grad():
-        losses_BT = token_losses(logits_of(model, batch), batch.targets)
+        logits_BTV = logits_of(model, batch)
+        if draw is not None:
+            batch = draw(batch, logits_BTV.detach())
+        losses_BT = token_losses(logits_BTV, batch.targets)
         loss_B = losses_BT.sum(dim=1)
         refuse_not_finite(loss_B.detach(), batch, "loss")
         loss_B.sum().backward()

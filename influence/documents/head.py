@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from influence.documents.gradients import logits_of
+from influence.documents.gradients import Draw, logits_of
 from influence.text import Batch
 
 OVERSAMPLING = 16
@@ -47,7 +47,11 @@ def test_matrix(vocabulary: int, rank: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def sketch_output_factor(
-    model: nn.Module, batches: Iterable[Batch], rank: int, seed: int
+    model: nn.Module,
+    batches: Iterable[Batch],
+    rank: int,
+    seed: int,
+    draw: Draw | None = None,
 ) -> OutputSketch:
     """Sum ``g (g^T Omega)`` over the counted tokens of some batches, by forward passes alone.
 
@@ -56,15 +60,18 @@ def sketch_output_factor(
         batches: Batches whose targets are the Fisher's labels.
         rank: R.
         seed: Seed of the test matrix.
+        draw: Puts the Fisher's labels into a batch, given its logits; None: the targets are they.
 
     Returns:
         The sums, float32 products with a float64 trace.
     """
     product_VR, omega_VR, trace, tokens = None, None, 0.0, 0
     for batch in batches:
+        logits_BTV = logits_of(model, batch)
+        if draw is not None:
+            batch = draw(batch, logits_BTV)
         counted_BT = batch.targets != -100
-        logits_KV = logits_of(model, batch)[counted_BT]
-        error_KV = logits_KV.softmax(dim=-1)
+        error_KV = logits_BTV[counted_BT].softmax(dim=-1)
         error_KV[torch.arange(len(error_KV)), batch.targets[counted_BT]] -= 1.0
         if omega_VR is None or product_VR is None:
             omega_VR = test_matrix(error_KV.shape[1], rank, seed).to(error_KV)

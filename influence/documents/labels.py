@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from influence.documents.gradients import logits_of, refuse_not_finite
 from influence.text import Batch
 
+BLOCK = 32
+"""Tokens whose probabilities are summed at once, before the block that holds the draw is looked at."""
+
 
 def generator(seed: int, document_id: str, chunk: int, draw: int = 0) -> np.random.Generator:
     """The generator of one chunk's labels; equal keys give equal streams on every machine.
@@ -57,7 +60,28 @@ def sample_labels(
     Raises:
         GradientError: If the logits of a document hold NaN or infinity.
     """
-    logits_BTV = logits_of(model, batch)
+    return labels_from(logits_of(model, batch), batch, document_ids, seed, draw)
+
+
+@torch.no_grad()
+def labels_from(
+    logits_BTV: Tensor, batch: Batch, document_ids: Sequence[str], seed: int, draw: int = 0
+) -> list[np.ndarray]:
+    """Draw labels from logits that are there already.
+
+    Args:
+        logits_BTV: The model's logits for the batch.
+        batch: The rows; its mask of counted targets is the mask of the labels.
+        document_ids: The id of each row's document ``[B]``.
+        seed: The run's label seed.
+        draw: Which of several independent draws.
+
+    Returns:
+        For each row, int32 labels in the order of its counted targets.
+
+    Raises:
+        GradientError: If the logits of a document hold NaN or infinity.
+    """
     largest_BT = logits_BTV.amax(dim=-1).masked_fill(batch.targets == -100, 0.0)
     refuse_not_finite(largest_BT, batch, "prediction")
     labels = []
@@ -71,7 +95,22 @@ def sample_labels(
 
 
 def _invert(logits_KV: Tensor, uniform_K: np.ndarray) -> np.ndarray:
-    cumulative_KV = logits_KV.double().softmax(dim=-1).cumsum(dim=-1)
-    draws_K = torch.from_numpy(uniform_K).to(cumulative_KV.device) * cumulative_KV[:, -1]
-    chosen_K = torch.searchsorted(cumulative_KV, draws_K[:, None], right=True)[:, 0]
-    return chosen_K.clamp_max(logits_KV.shape[-1] - 1).to(torch.int32).cpu().numpy()
+    # Where the cumulative distribution passes `uniform`: first the block of tokens, then inside it.
+    # Terms are in the logits' dtype, sums in float64; a token without probability is never chosen.
+    vocabulary = logits_KV.shape[1]
+    weights_KV = (logits_KV - logits_KV.amax(dim=1, keepdim=True)).exp_()
+    weights_KNB = nn.functional.pad(weights_KV, (0, -vocabulary % BLOCK)).unflatten(1, (-1, BLOCK))
+    sums_KN = weights_KNB.sum(dim=2, dtype=torch.float64).cumsum(dim=1)
+    draws_K1 = torch.from_numpy(uniform_K).to(sums_KN.device)[:, None] * sums_KN[:, -1:]
+    block_K1, draws_K1 = _first_above(sums_KN, draws_K1)
+    before_K1 = nn.functional.pad(sums_KN, (1, 0)).gather(1, block_K1)
+    own_KB = weights_KNB.take_along_dim(block_K1[..., None], dim=1)[:, 0].double()
+    inside_K1, _ = _first_above(own_KB.cumsum(dim=1), draws_K1 - before_K1)
+    return (block_K1 * BLOCK + inside_K1)[:, 0].to(torch.int32).cpu().numpy()
+
+
+def _first_above(sums_KN: Tensor, draws_K1: Tensor) -> tuple[Tensor, Tensor]:
+    """The first running sum above each draw, and the draw, kept below the last sum by rounding."""
+    below_K1 = torch.nextafter(sums_KN[:, -1:], torch.zeros_like(draws_K1))
+    draws_K1 = torch.minimum(draws_K1, below_K1)
+    return torch.searchsorted(sums_KN, draws_K1, right=True), draws_K1

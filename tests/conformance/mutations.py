@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 
 from influence import text
-from influence.documents import curvature, gradients, preconditioner, scores
+from influence.documents import fit as fits
+from influence.documents import gradients, preconditioner, scores
 from influence.text import IGNORED
 
 
@@ -60,13 +61,16 @@ def rotation_of_queries_transposed(monkeypatch):
 
 def rotation_of_eigenvalues_transposed(monkeypatch):
     """`Q G Q^T` instead of `Q^T G Q`, for the eigenvalues."""
-    real = curvature._load_basis
+    real = fits.eigenvalue_sums
 
-    def mutant(operator, in_basis, out_basis):
-        turned = [{k: v.T for k, v in basis.items()} for basis in (in_basis, out_basis)]
-        real(operator, *turned)
+    def mutant(model, layers, bases, batches):
+        turned = {
+            name: replace(x, out_basis_OO=x.out_basis_OO.T, in_basis_II=x.in_basis_II.T)
+            for name, x in bases.items()
+        }
+        return real(model, layers, turned, batches)
 
-    monkeypatch.setattr(curvature, "_load_basis", mutant)
+    monkeypatch.setattr(fits, "eigenvalue_sums", mutant)
 
 
 def damping_of_the_first_module(monkeypatch):
@@ -95,16 +99,32 @@ def eigenvalues_that_grow(monkeypatch):
 
 def mask_of_activations_only(monkeypatch):
     """`a` is masked, but gradients of uncounted positions enter S."""
+    real_backward, real_counted, outputs = fits.backward, fits.counted, []
 
-    def mutant(self, inputs):
-        rows_BTI = gradients.per_row(inputs, self._mask_BT.shape[0], self._name)
-        if not self._factors:
-            return self.counted(rows_BTI).view(*inputs.shape[:-1], -1)
-        linear, mask_BT1 = self.counted, self._mask_BT[..., None]
-        rest = torch.nn.functional.linear(rows_BTI * ~mask_BT1, linear.weight.detach())
-        return (linear(rows_BTI * mask_BT1) + rest).view(*inputs.shape[:-1], -1)
+    def backward(model, layers, batch, consume, draw):
+        def remembering(name, inputs_BTI, output_BTO):
+            outputs[:] = [output_BTO]
+            consume(name, inputs_BTI, output_BTO)
 
-    monkeypatch.setattr(curvature._Counted, "forward", mutant)
+        return real_backward(model, layers, batch, remembering, draw)
+
+    def counted(values_BTD, batch, counted_K):
+        if any(values_BTD is known for known in outputs):
+            return values_BTD.flatten(0, 1)
+        return real_counted(values_BTD, batch, counted_K)
+
+    monkeypatch.setattr(fits, "backward", backward)
+    monkeypatch.setattr(fits, "counted", counted)
+
+
+def inputs_shared_by_strangers(monkeypatch):
+    """A layer gets the input factor of whichever layer of its width came before it."""
+    monkeypatch.setattr(fits, "same_memory", lambda left, right: left.shape == right.shape)
+
+
+def half_of_a_symmetric_sum(monkeypatch):
+    """What lies below the diagonal of a factor is left out."""
+    monkeypatch.setattr(fits, "_mirrored", lambda upper_DD: upper_DD.triu())
 
 
 def mask_of_inputs_in_gradients(monkeypatch):
@@ -121,11 +141,10 @@ def mask_of_inputs_in_gradients(monkeypatch):
 
 def tokens_squared_one_by_one(monkeypatch):
     """Lambda squares the gradient of each token: rows of the batch are taken for documents."""
-    real = curvature._Counted.forward
+    real = fits._sum_of_squares
 
-    def mutant(self, inputs):
-        if self._factors:
-            return real(self, inputs)
-        return self.counted(inputs.reshape(-1, inputs.shape[-1])).view(*inputs.shape[:-1], -1)
+    def mutant(inputs_BTI, output_BTO, in_basis_II, out_basis_OO):
+        rows = (x.flatten(0, 1)[:, None] for x in (inputs_BTI, output_BTO))
+        return real(*rows, in_basis_II, out_basis_OO)
 
-    monkeypatch.setattr(curvature._Counted, "forward", mutant)
+    monkeypatch.setattr(fits, "_sum_of_squares", mutant)

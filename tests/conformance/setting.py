@@ -9,6 +9,7 @@ import torch
 
 from influence import text
 from influence.documents import curvature, gradients, labels, scores, sketch
+from influence.documents import fit as fits
 from influence.models import swap_conv1d, tracked_layers
 from tests.conformance import reference
 from tests.toys import random_chunks, toy_gpt2, toy_llama
@@ -71,9 +72,9 @@ def traces(toy, *, sampled=True, seed=0):
 
 def fit(toy, batches, bases=None):
     """Both passes; the bases may be given, as eigenvectors are free within equal eigenvalues."""
-    sums = curvature.kronecker_sums(toy.model, toy.layers, batches)
+    sums = fits.kronecker_sums(toy.model, toy.layers, batches)
     bases = bases or {x.name: curvature.eigenbasis(sums, x.name) for x in toy.layers}
-    squares = curvature.eigenvalue_sums(toy.model, toy.layers, bases, batches)
+    squares = fits.eigenvalue_sums(toy.model, toy.layers, bases, batches)
     fisher = {x.name: curvature.ekfac(bases[x.name], squares, x.name) for x in toy.layers}
     return sums, bases, squares, fisher
 

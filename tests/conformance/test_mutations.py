@@ -36,6 +36,8 @@ CAUGHT_BY = [
     (mutations.eigenvalues_that_grow, damping),
     (mutations.mask_of_activations_only, prompt),
     (mutations.mask_of_inputs_in_gradients, prompt),
+    (mutations.inputs_shared_by_strangers, prompt),
+    (mutations.half_of_a_symmetric_sum, prompt),
     (mutations.tokens_squared_one_by_one, tokens),
 ]
 

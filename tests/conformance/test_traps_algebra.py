@@ -8,6 +8,7 @@ import torch
 
 from influence import text
 from influence.documents import curvature, gradients, preconditioner, scores
+from influence.documents import fit as fits
 from influence.documents.curvature import Basis
 from influence.documents.preconditioner import LayerCurvature
 from influence.errors import GradientError
@@ -210,9 +211,9 @@ def test_trap_09_sums_are_float64_whatever_the_models_dtype(toy):
 
 def test_trap_09_many_small_sums_are_not_swallowed_by_a_large_one():
     sums = {}
-    curvature._add(sums, "x", torch.full((2, 2), 1e8, dtype=torch.float32))
+    fits._add(sums, "x", torch.full((2, 2), 1e8, dtype=torch.float32))
     for _ in range(1000):
-        curvature._add(sums, "x", torch.ones(2, 2, dtype=torch.float32))
+        fits._add(sums, "x", torch.ones(2, 2, dtype=torch.float32))
     assert_matches(sums["x"], torch.full((2, 2), 1e8 + 1000.0, dtype=torch.float64))
 
 
@@ -222,9 +223,9 @@ def test_trap_09_half_precision_models_are_refused(dtype):
     batches, bases = setting.batched(toy), random_bases(toy.layers)
     model = toy.model.to(dtype)
     with pytest.raises(GradientError, match=r"float32 or float64 was expected"):
-        curvature.kronecker_sums(model, toy.layers, batches)
+        fits.kronecker_sums(model, toy.layers, batches)
     with pytest.raises(GradientError, match=r"float32 or float64 was expected"):
-        curvature.eigenvalue_sums(model, toy.layers, bases, batches)
+        fits.eigenvalue_sums(model, toy.layers, bases, batches)
 
 
 def test_trap_10_signs_and_rotations_of_eigenvectors_change_no_result(toy):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from influence import text
-from influence.documents import curvature, preconditioner, scores, sketch
+from influence.documents import fit as fits
+from influence.documents import preconditioner, scores, sketch
 from influence.documents.preconditioner import LayerCurvature
 from tests.conformance import reference, setting
 from tests.toys import assert_matches
@@ -114,7 +115,7 @@ def test_trap_19_the_sampled_fisher_converges_to_the_enumerated_one(kind):
     exact = exact_lambda(toy, bases)
     totals = {layer.name: 0.0 for layer in toy.layers}
     for seed in range(DRAWS):
-        squares = curvature.eigenvalue_sums(
+        squares = fits.eigenvalue_sums(
             toy.model, toy.layers, bases, setting.batched(toy, seed=seed)
         )
         for name, value in squares.squares.items():

@@ -9,6 +9,7 @@ import torch
 
 from influence import text
 from influence.documents import curvature, gradients, labels, noise, scores
+from influence.documents import fit as fits
 from pipelines import tokens
 from pipelines.curvature import cut
 from tests.conformance import reference, setting
@@ -256,11 +257,11 @@ def test_trap_15_partitions_add_up(toy, partitions):
     ]
     merged = reduce(
         curvature.merge_kronecker,
-        [curvature.kronecker_sums(toy.model, toy.layers, part) for part in parts],
+        [fits.kronecker_sums(toy.model, toy.layers, part) for part in parts],
     )
     merged_squares = reduce(
         curvature.merge_eigenvalues,
-        [curvature.eigenvalue_sums(toy.model, toy.layers, bases, part) for part in parts],
+        [fits.eigenvalue_sums(toy.model, toy.layers, bases, part) for part in parts],
     )
     assert (merged.tokens, merged.documents) == (sums.tokens, 23)
     assert merged_squares.documents == squares.documents == 23

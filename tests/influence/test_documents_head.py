@@ -6,6 +6,7 @@ import torch
 
 from influence import text
 from influence.documents import curvature, gradients, head, labels, noise, scores, sketch
+from influence.documents import fit as fits
 from influence.models import project_head, swap_conv1d, tracked_layers
 from tests.toys import assert_matches, random_chunks, toy_gpt2, toy_llama
 
@@ -95,14 +96,12 @@ def test_a_projected_head_goes_through_both_passes_and_scoring(make):
     whole, _ = gradients.per_document_gradients(exact, tracked_layers(exact), batch)
     assert_matches(found[f"{name}.low_rank"], basis.Q.T @ whole[name])
     layers = [x for x in tracked_layers(low) if x.role == "head"]
-    sums = curvature.kronecker_sums(low, layers, [batch])
-    full = curvature.kronecker_sums(
-        exact, [x for x in tracked_layers(exact) if x.name == name], [batch]
-    )
+    sums = fits.kronecker_sums(low, layers, [batch])
+    full = fits.kronecker_sums(exact, [x for x in tracked_layers(exact) if x.name == name], [batch])
     assert_matches(sums.outputs[f"{name}.low_rank"], basis.Q.T @ full.outputs[name] @ basis.Q)
     assert_matches(sums.inputs[f"{name}.low_rank"], full.inputs[name])
     bases = {x.name: curvature.eigenbasis(sums, x.name) for x in layers}
-    squares = curvature.eigenvalue_sums(low, layers, bases, [batch])
+    squares = fits.eigenvalue_sums(low, layers, bases, [batch])
     own = bases[f"{name}.low_rank"]
     rotated = own.out_basis_OO.T @ found[f"{name}.low_rank"] @ own.in_basis_II
     assert_matches(squares.squares[f"{name}.low_rank"], rotated.square().sum(dim=0))

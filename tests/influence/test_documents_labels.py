@@ -1,6 +1,7 @@
 """Labels drawn from the model: their distribution, their keys, their edges."""
 
 import numpy as np
+import pytest
 import torch
 
 from influence import text
@@ -43,6 +44,26 @@ def test_inverting_never_leaves_the_vocabulary_nor_draws_the_impossible():
     found = labels._invert(logits, np.array([0.0, 0.4999, 0.5, 1 - 1e-16]))
     assert found.tolist() == [0, 0, 2, 2]
     assert found.dtype == np.int32
+
+
+@pytest.mark.parametrize("vocabulary", [1, 31, 32, 33, 100, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inverting_in_two_levels_is_inverting_the_whole_sum(vocabulary, dtype):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 4 * torch.randn(400, vocabulary, generator=generator, dtype=dtype)
+    impossible = torch.rand(400, vocabulary, generator=generator) < 0.5
+    impossible[torch.arange(400), torch.randint(0, vocabulary, (400,), generator=generator)] = False
+    logits = logits.masked_fill(impossible, -torch.inf)
+    uniform = np.random.default_rng(0).random(400)
+    uniform[:3] = 0.0, 1 - 2.0**-53, 2.0**-60
+    chosen = torch.from_numpy(labels._invert(logits, uniform)).long()
+    assert not bool(impossible[torch.arange(400), chosen].any())
+    sums = logits.double().softmax(dim=1).cumsum(dim=1)
+    upper = sums[torch.arange(400), chosen]
+    lower = torch.nn.functional.pad(sums, (1, 0))[torch.arange(400), chosen]
+    margin = 1e-6 if dtype == torch.float32 else 1e-12
+    assert bool((lower - margin <= torch.from_numpy(uniform)).all())
+    assert bool((torch.from_numpy(uniform) <= upper + margin).all())
 
 
 def test_labels_are_given_in_the_order_of_counted_tokens():

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertModel
 
 from influence import text
 from influence.documents import curvature, gradients, scores, sketch
+from influence.documents import fit as fits
 from influence.documents.methods import (
     METHODS,
     Setting,
@@ -89,9 +90,9 @@ def toy():
     model = toy_llama(bias=True)
     layers, chunks = tracked_layers(model), random_chunks(12)
     batch = text.collate(chunks, 0)
-    sums = curvature.kronecker_sums(model, layers, [batch])
+    sums = fits.kronecker_sums(model, layers, [batch])
     bases = {x.name: curvature.eigenbasis(sums, x.name) for x in layers}
-    squares = curvature.eigenvalue_sums(model, layers, bases, [batch])
+    squares = fits.eigenvalue_sums(model, layers, bases, [batch])
     fisher = {x.name: curvature.ekfac(bases[x.name], squares, x.name) for x in layers}
     found, _ = gradients.per_document_gradients(model, layers, batch)
     return model, layers, chunks, batch, found, fisher

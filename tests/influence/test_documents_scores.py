@@ -8,6 +8,7 @@ from torch import nn
 
 from influence import text
 from influence.documents import curvature, gradients, scores, sketch
+from influence.documents import fit as fits
 from influence.errors import GradientError
 from influence.layers import Layer
 from influence.models import swap_conv1d, tracked_layers
@@ -95,13 +96,13 @@ def test_curvature_of_flat_inputs_is_by_document(odd):
     batch = text.collate(chunks, 0, extra_padding=2)
     found, _ = gradients.per_document_gradients(model, layers, batch)
     bases = {x.name: curvature.standard_basis(x) for x in layers}
-    squares = curvature.eigenvalue_sums(model, layers, bases, [batch])
+    squares = fits.eigenvalue_sums(model, layers, bases, [batch])
     for layer in layers:
         assert_matches(squares.squares[layer.name], found[layer.name].square().sum(dim=0))
         diagonal = curvature.diagonal(squares, layer.name)
         assert_matches(diagonal.eigenvalues_OI, squares.squares[layer.name] / len(chunks))
-    sums = curvature.kronecker_sums(model, layers, [batch])
-    alone = [curvature.kronecker_sums(model, layers, [text.collate([c], 0)]) for c in chunks]
+    sums = fits.kronecker_sums(model, layers, [batch])
+    alone = [fits.kronecker_sums(model, layers, [text.collate([c], 0)]) for c in chunks]
     assert_matches(sums.inputs["flat"], sum(x.inputs["flat"] for x in alone))
     assert_matches(sums.outputs["flat"], sum(x.outputs["flat"] for x in alone))
 
@@ -112,7 +113,7 @@ def test_curvature_of_a_layer_used_twice_is_that_of_its_one_gradient(odd):
     batch = text.collate(chunks, 0)
     found, _ = gradients.per_document_gradients(model, layers, batch)
     bases = {x.name: curvature.standard_basis(x) for x in layers}
-    squares = curvature.eigenvalue_sums(model, layers, bases, [batch])
+    squares = fits.eigenvalue_sums(model, layers, bases, [batch])
     assert_matches(squares.squares["twice"], found["twice"].square().sum(dim=0))
 
 
@@ -151,9 +152,9 @@ def fitted():
     model = toy_llama()
     layers, chunks = tracked_layers(model), random_chunks(12)
     batch = text.collate(chunks, 0)
-    sums = curvature.kronecker_sums(model, layers, [batch])
+    sums = fits.kronecker_sums(model, layers, [batch])
     bases = {x.name: curvature.eigenbasis(sums, x.name) for x in layers}
-    squares = curvature.eigenvalue_sums(model, layers, bases, [batch])
+    squares = fits.eigenvalue_sums(model, layers, bases, [batch])
     fisher = {x.name: curvature.ekfac(bases[x.name], squares, x.name) for x in layers}
     return model, layers, batch, fisher
 
