@@ -41,7 +41,7 @@ def examine(config: RunConfig, folder: Path) -> dict[str, Any]:
         ``costs`` by stage, ``findings`` (level, what, what to do) and counts.
     """
     disable_progress_bars()
-    findings = [*_install(), *_disk_and_memory(config, folder)]
+    findings = [*_install(config), *_disk_and_memory(config, folder)]
     loaded = [datasets_cfg.load(datasets_cfg.read_config(name)) for name in config.data]
     documents = sum(len(table) for table in loaded)
     layers: list[Any]
@@ -82,14 +82,14 @@ def _finding(level: str, what: str, do: str) -> dict[str, str]:
     return {"level": level, "what": what, "do": do}
 
 
-def _install() -> list[dict[str, str]]:
+def _install(config: RunConfig) -> list[dict[str, str]]:
     found = []
-    if importlib.util.find_spec("curvlinops") is None:
+    if config.fit == "curvlinops" and importlib.util.find_spec("curvlinops") is None:
         found.append(
             _finding(
                 "error",
-                "curvlinops is not installed.",
-                "pip install --no-deps curvlinops-for-pytorch==3.0.1 (its other needs are there).",
+                "`fit: curvlinops`, but curvlinops is not installed.",
+                "Leave `fit` out, or pip install --no-deps curvlinops-for-pytorch==3.0.1.",
             )
         )
     if importlib.util.find_spec("torchvision") is not None:

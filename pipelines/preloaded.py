@@ -9,7 +9,6 @@ from importlib import import_module
 for name in (
     "pipelines",
     "distributed.worker",
-    "curvlinops",
     "transformers.generation.utils",
     "transformers.modeling_layers",
 ):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipelines.config import RunConfig, read_run
-from pipelines.curvature import curvature_key
+from pipelines.curvature import curvature_key, read_curvature
 from pipelines.errors import RunError
 from pipelines.gradients import choose_sketch, store_key
 from pipelines.runs import open_run
@@ -104,6 +104,21 @@ def test_keys_follow_what_changes_bytes_and_nothing_else(finished):
         {"store_dtype": "float16"},
     ):
         assert keys(**changed)[1] != own[1], changed
+
+
+def test_curvlinops_fits_the_same_curvature(written, finished, copied):
+    shutil.rmtree(copied / "curvature")
+    shutil.rmtree(copied / "gradients")
+    other = build(written, copied.parent, fit="curvlinops")
+    assert other.curvature.key == finished.curvature.key
+    ours, theirs = read_curvature(finished.curvature), read_curvature(other.curvature)
+    for name, layer in ours.items():
+        largest = float(layer.eigenvalues_OI.max())
+        found = theirs[name].eigenvalues_OI
+        assert (
+            float((found.sum() - layer.eigenvalues_OI.sum()).abs()) < 1e-4 * largest * found.numel()
+        )
+        assert float(found.max()) == pytest.approx(largest, rel=1e-3)
 
 
 def test_other_documents_are_another_corpus(written, copied, tmp_path):
