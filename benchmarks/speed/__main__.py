@@ -61,8 +61,6 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         code = copy_code(args.revision, Path(folder))
-        if not (Path(folder) / "code/influence/documents/curvlinops_fit.py").exists():
-            args.systems = [x for x in args.systems if x != "curvlinops"]  # it is ours, then
         prepare(SIZES[args.size], Path(folder))
         print(write(run(args, code, Path(folder))))
 

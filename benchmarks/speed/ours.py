@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import curvlinops  # noqa: F401  # five seconds that belong to no stage
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.speed.setting import SIDE, Job, load_model
-from influence.documents import curvature, gradients, labels, scores, sketch
+from influence.documents import curvature, curvlinops_fit, gradients, labels, scores, sketch
+from influence.documents import fit as hooks_fit
 from influence.documents.preconditioner import LayerCurvature
 from influence.models import tracked_layers
 from influence.text import Batch, Chunk, collate, with_targets
@@ -23,38 +24,34 @@ def load(job: Job) -> Any:
     return model, tracked_layers(model, ("attention", "mlp"))
 
 
-def _batches(job: Job, drawn_from: Any = None) -> list[Batch]:
-    counted = np.arange(job.documents.shape[1]) > 0
-    tokens = job.documents.numpy().astype(np.int32)
-    chunks = [Chunk(number, 0, row, counted) for number, row in enumerate(tokens)]
-    found = []
-    for start in range(0, len(chunks), job.rows):
-        rows = chunks[start : start + job.rows]
-        batch = collate(rows, pad_id=0)
-        if drawn_from is not None:
-            names = [f"document-{chunk.document}" for chunk in rows]
-            drawn = labels.sample_labels(drawn_from, batch, names, seed=0)
-            batch = with_targets(batch, drawn, rows)
-        found.append(batch)
-    return found
+def _chunks(tokens: Tensor) -> list[Chunk]:
+    counted = np.arange(tokens.shape[1]) > 0
+    rows = tokens.numpy().astype(np.int32)
+    return [Chunk(number, 0, row, counted) for number, row in enumerate(rows)]
 
 
-def _passes(job: Job) -> Any:
-    """Where the two passes of the fit are: our own, or curvlinops'."""
-    try:
-        name = "curvlinops_fit" if job.system == "curvlinops" else "fit"
-        return importlib.import_module(f"influence.documents.{name}")
-    except ModuleNotFoundError:  # revisions that know curvlinops alone
-        return curvature
+def _batches(job: Job) -> list[Batch]:
+    chunks = _chunks(job.documents)
+    return [collate(chunks[i : i + job.rows], 0) for i in range(0, len(chunks), job.rows)]
 
 
 def fit(state: Any, job: Job) -> None:
+    """As the pipeline does it: the first pass draws the labels, the second has them again."""
     model, layers = state
-    passes = _passes(job)
-    batches = _batches(job, model if job.labels == "sampled" else None)
-    sums = passes.kronecker_sums(model, layers, batches)
+    passes = curvlinops_fit if job.system == "curvlinops" else hooks_fit
+    chunks, labelled = _chunks(job.documents), []
+
+    def draw(batch: Batch, logits_BTV: Tensor) -> Batch:
+        if job.labels == "sampled":
+            rows = [chunks[number] for number in batch.document.tolist()]
+            names = [f"document-{chunk.document}" for chunk in rows]
+            batch = with_targets(batch, labels.labels_from(logits_BTV, batch, names, 0), rows)
+        labelled.append(batch)
+        return batch
+
+    sums = passes.kronecker_sums(model, layers, _batches(job), draw)
     bases = {x.name: curvature.eigenbasis(sums, x.name) for x in layers}
-    squares = passes.eigenvalue_sums(model, layers, bases, batches)
+    squares = passes.eigenvalue_sums(model, layers, bases, labelled)
     fisher = {x.name: vars(curvature.ekfac(bases[x.name], squares, x.name)) for x in layers}
     torch.save(fisher, job.out / "curvature.pt")
 
@@ -81,9 +78,7 @@ def index(state: Any, job: Job) -> None:
 
 def score(state: Any, job: Job) -> None:
     model, layers = state
-    counted = np.arange(job.queries.shape[1]) > 0
-    tokens = job.queries.numpy().astype(np.int32)
-    batch = collate([Chunk(n, 0, row, counted) for n, row in enumerate(tokens)], pad_id=0)
+    batch = collate(_chunks(job.queries), 0)
     found, _ = gradients.per_document_gradients(model, layers, batch)
     solved = scores.directions(_fisher(job), FACTOR, found)
     parts = [scores.exact_scores(model, layers, b, solved).scores_QB for b in _batches(job)]
