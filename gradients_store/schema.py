@@ -26,7 +26,11 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("language", pa.string(), "the language of the document"),
     ("n_tokens", pa.int32(), "tokens of the document that count in its loss"),
     ("loss", pa.float32(), "loss of the document in nats, summed over its tokens"),
-    ("self_influence", pa.float32(), "exact influence of the document on itself, whitened units"),
+    (
+        "self_influence",
+        pa.float32(),
+        "influence of the document on itself, whitened units, exact unless the run says so",
+    ),
     ("gradient_norm", pa.float32(), "length of the document's raw gradient, nats per unit"),
 )
 _SCALE_ABOUT = "vector * scale is the whitened gradient; 1 unless the vector is int8"

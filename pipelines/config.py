@@ -113,6 +113,8 @@ class RunConfig(BaseModel):
     """Seed of `random`."""
     store_dtype: Literal["float32", "float16", "int8"] = "int8"
     """Number format of the vectors on disk."""
+    self_influence: Literal["exact", "estimated"] = "exact"
+    """With `top-eigen`: exact, or estimated from the kept coordinates (a much faster index)."""
 
     # -- trace ------------------------------------------------------------------------------------
     top: int = Field(20, ge=1)

@@ -15,6 +15,7 @@ from gradients_store import Header
 from influence.documents.curvature import to
 from influence.documents.preconditioner import LayerCurvature
 from influence.documents.sketch import Sketch
+from influence.documents.whitening import Whitening, prepare
 from pipelines.curvature import read_curvature, read_tensors
 from pipelines.errors import RunError
 from pipelines.run_folder import Stage, new_file
@@ -41,6 +42,7 @@ class IndexSpec:
     sources: tuple[str, ...]
     languages: tuple[str, ...]
     token_budget: int
+    exact_self_influence: bool
     rows: tuple[int, ...] = ()
     """Documents of the sample in this shard."""
     queries: tuple[tuple[int, int], ...] = ()
@@ -87,6 +89,21 @@ def load_sketch(path: str) -> Sketch:
     about = json.loads(written)
     about["shapes"] = {name: (out, inputs) for name, out, inputs in about["shapes"]}
     return Sketch(**about, coordinates={n: t for n, t in tensors.items() if n})
+
+
+@lru_cache(maxsize=1)
+def load_whitening(spec: IndexSpec, device: str) -> Whitening:
+    """What the vectors of a store are made with, once in each process.
+
+    Args:
+        spec: Of every shard (``of_every_shard``).
+        device: Where the model is.
+
+    Returns:
+        What ``whitened_rows`` takes.
+    """
+    curvature, sketch = load_curvature(spec.curvature, device), load_sketch(spec.sketch)
+    return prepare(curvature, spec.damping, sketch, spec.exact_self_influence)
 
 
 @lru_cache(maxsize=1)

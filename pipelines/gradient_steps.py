@@ -11,7 +11,7 @@ import numpy as np
 import gradients_store
 from influence.documents.scores import Rows, document_row, whitened_rows
 from influence.text import Batch, Chunk
-from pipelines.gradient_files import IndexSpec, load_curvature, load_sketch
+from pipelines.gradient_files import IndexSpec, load_whitening
 from pipelines.tokens import batches, read_chunks, shard_path
 from pipelines.worker import language_model, layers_of, naming_documents
 
@@ -69,9 +69,8 @@ class _Rows:
 
 def _shard_rows(spec: IndexSpec, chunks: Sequence[Chunk]) -> Any:
     loaded, layers = language_model(spec.model), layers_of(spec.model)
-    curvature = load_curvature(spec.curvature, str(loaded.device))
-    sketch = load_sketch(spec.sketch)
-    arguments = (loaded.model, layers, curvature, spec.damping, sketch)
+    whitening = load_whitening(spec.of_every_shard(), str(loaded.device))
+    arguments = (loaded.model, layers, whitening)
     long: dict[int, list[Batch]] = {}
     for work in batches(chunks, loaded.pad_id, spec.token_budget):
         numbers = [chunks[i].document - spec.first for i in work.rows]

@@ -111,12 +111,14 @@ def store_key(config: RunConfig, curvature: Stage, sketch: Sketch) -> str:
     Returns:
         A hash.
     """
+    estimated = {"self_influence": "estimated"} if config.self_influence == "estimated" else {}
     return key_of(
         curvature=curvature.key,
         damping=config.damping,
         sketch=sketch.fingerprint(),
         dtype=config.store_dtype,
         shard=config.documents_per_shard,
+        **estimated,
     )
 
 
@@ -184,6 +186,7 @@ def plan_shards(
             sources=tuple(columns["source"][shard * size : (shard + 1) * size]),
             languages=tuple(columns["language"][shard * size : (shard + 1) * size]),
             token_budget=config.token_budget,
+            exact_self_influence=config.self_influence == "exact",
         )
         for shard in range(tokens.info()["shards"])
     ]

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.setting import SIDE, Job, load_model
-from influence.documents import curvature, curvlinops_fit, gradients, labels, scores, sketch
+from influence.documents import (
+    curvature,
+    curvlinops_fit,
+    gradients,
+    labels,
+    scores,
+    sketch,
+    whitening,
+)
 from influence.documents import fit as hooks_fit
 from influence.documents.preconditioner import LayerCurvature
 from influence.models import tracked_layers
@@ -69,10 +77,8 @@ def index(state: Any, job: Job) -> None:
     fisher = _fisher(job)
     shapes = {x.name: (x.out_features, x.in_features) for x in layers}
     kept = sketch.random_projection(shapes, side=SIDE, seed=0)
-    rows = [
-        scores.whitened_rows(model, layers, fisher, FACTOR, kept, batch).vectors_BP
-        for batch in _batches(job)
-    ]
+    ready = whitening.prepare(fisher, FACTOR, kept)
+    rows = [scores.whitened_rows(model, layers, ready, batch).vectors_BP for batch in _batches(job)]
     np.save(job.out / "vectors.npy", torch.cat(rows).numpy())
 
 

@@ -30,9 +30,9 @@ from influence.documents.preconditioner import (
     inverse_root,
     precondition,
     rotate,
-    whiten,
 )
 from influence.documents.sketch import Sketch, compress, join
+from influence.documents.whitening import LayerRows, Whitening, layer_rows
 from influence.layers import Layer
 from influence.text import Batch
 
@@ -147,7 +147,7 @@ class Rows:
     vectors_BP: Tensor
     """Vectors whose inner products are influences (times N)."""
     self_influence_B: Tensor
-    """``I(m, m)`` from the full gradient, whatever the compression; nats times N."""
+    """``I(m, m)``, in nats times N: from the full gradient, or estimated (see ``whitening``)."""
     squared_norm_B: Tensor
     """Squared plain gradient norm over the tracked layers."""
     forward: Forward
@@ -156,9 +156,7 @@ class Rows:
 def whitened_rows(
     model: nn.Module,
     layers: Sequence[Layer],
-    curvature: Mapping[str, LayerCurvature],
-    factor: float,
-    sketch: Sketch,
+    whitening: Whitening,
     batch: Batch,
 ) -> Rows:
     """Whiten and compress the gradients of a batch on the fly, layer by layer.
@@ -166,34 +164,24 @@ def whitened_rows(
     Args:
         model: The causal LM.
         layers: Tracked layers.
-        curvature: Every layer's curvature.
-        factor: Damping factor.
-        sketch: What to keep of each layer.
+        whitening: Curvature, damping and sketch, made ready by ``whitening.prepare``.
         batch: Rows that are whole documents (a document of several chunks: ``document_row``).
 
     Returns:
         The rows; only one layer's full gradients are held at a time.
     """
-    parts: dict[str, Tensor] = {}
-    self_influence_B = torch.zeros(len(batch.document), device=batch.input_ids.device)
-    squared_norm_B = torch.zeros_like(self_influence_B)
+    found: dict[str, LayerRows] = {}
 
     def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
-        nonlocal self_influence_B, squared_norm_B
-        rotated_BOI = rotate(curvature[name], inputs_BTI, output_BTO)
-        squared_norm_B = squared_norm_B + rotated_BOI.square().sum(dim=(1, 2))
-        scale_OI = inverse_root(curvature[name], factor)
-        whitened_BOI = rotated_BOI if scale_OI is None else rotated_BOI.mul_(scale_OI)
-        self_influence_B = self_influence_B + whitened_BOI.square().sum(dim=(1, 2))
-        parts[name] = compress(sketch, name, whitened_BOI)
+        found[name] = layer_rows(whitening, name, inputs_BTI, output_BTO)
 
     forward = backward(model, layers, batch, consume)
-    vectors_BP = join(sketch, parts)
+    vectors_BP = join(whitening.sketch, {name: rows.vectors_BK for name, rows in found.items()})
     refuse_not_finite(vectors_BP, batch, "gradient")
     return Rows(
         vectors_BP=vectors_BP,
-        self_influence_B=self_influence_B,
-        squared_norm_B=squared_norm_B,
+        self_influence_B=torch.stack([x.self_influence_B for x in found.values()]).sum(dim=0),
+        squared_norm_B=torch.stack([x.squared_norm_B for x in found.values()]).sum(dim=0),
         forward=forward,
     )
 
@@ -201,34 +189,35 @@ def whitened_rows(
 def document_row(
     model: nn.Module,
     layers: Sequence[Layer],
-    curvature: Mapping[str, LayerCurvature],
-    factor: float,
-    sketch: Sketch,
+    whitening: Whitening,
     batches: Sequence[Batch],
 ) -> Rows:
     """The row of ONE document of several chunks: whitened gradients are summed, then squared.
 
+    Its self-influence is exact whatever the sketch.
+
     Args:
         model: The causal LM.
         layers: Tracked layers.
-        curvature: Every layer's curvature.
-        factor: Damping factor.
-        sketch: What to keep of each layer.
+        whitening: As for ``whitened_rows``.
         batches: All chunks of the document; one full gradient is held in memory.
 
     Returns:
         Rows with B = 1; ``forward`` holds the document's summed loss.
     """
     sums: dict[str, Tensor] = {}
-    norms: dict[str, Tensor] = {}
 
     def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
-        row_OI = whiten(curvature[name], factor, inputs_BTI, output_BTO).sum(dim=0)
-        plain_OI = gradient(inputs_BTI, output_BTO).sum(dim=0)
+        layer = whitening.layers[name]
+        row_OI = rotate(layer.curvature, inputs_BTI, output_BTO).sum(dim=0)
         sums[name] = sums[name] + row_OI if name in sums else row_OI
-        norms[name] = norms[name] + plain_OI if name in norms else plain_OI
 
     forwards = [backward(model, layers, batch, consume) for batch in batches]
+    squared_norm = torch.stack([w_OI.square().sum() for w_OI in sums.values()]).sum()
+    for name, row_OI in sums.items():
+        scale_OI = whitening.layers[name].scale_OI
+        sums[name] = row_OI if scale_OI is None else row_OI.mul_(scale_OI)
+    sketch = whitening.sketch
     vectors_BP = join(sketch, {n: compress(sketch, n, w_OI[None]) for n, w_OI in sums.items()})
     first = batches[0].document[:1]
     refuse_not_finite(vectors_BP, replace(batches[0], document=first), "gradient")
@@ -236,7 +225,7 @@ def document_row(
     return Rows(
         vectors_BP=vectors_BP,
         self_influence_B=torch.stack([w.square().sum() for w in sums.values()]).sum()[None],
-        squared_norm_B=torch.stack([g.square().sum() for g in norms.values()]).sum()[None],
+        squared_norm_B=squared_norm[None],
         forward=Forward(loss_B=loss[None], token_loss_BT=forwards[0].token_loss_BT[:1]),
     )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -122,6 +123,7 @@ def top_eigen(curvature: Mapping[str, LayerCurvature], factor: float, dimension:
     return Sketch(kind="top-eigen", shapes=shapes, coordinates=coordinates)
 
 
+@lru_cache(maxsize=1024)  # every batch asks for the same few
 def projection(seed: int, name: str, side: str, rows: int, columns: int) -> Tensor:
     """The seeded sign matrix of one side of one layer, scaled by ``1 / sqrt(columns)``.
 

@@ -11,6 +11,7 @@ from influence.documents import curvature, gradients, preconditioner, scores
 from influence.documents import fit as fits
 from influence.documents.curvature import Basis
 from influence.documents.preconditioner import LayerCurvature
+from influence.documents.whitening import prepare
 from influence.errors import GradientError
 from influence.models import swap_conv1d, tracked_layers
 from tests.conformance import reference, setting
@@ -98,9 +99,11 @@ def test_trap_06_the_bias_is_a_column_of_ones_masked_like_the_inputs(kind):
     rows = scores.whitened_rows(
         toy.model,
         toy.layers,
-        {x.name: curvature.identity() for x in toy.layers},
-        setting.FACTOR,
-        setting.full_sketch(toy),
+        prepare(
+            {x.name: curvature.identity() for x in toy.layers},
+            setting.FACTOR,
+            setting.full_sketch(toy),
+        ),
         plain,
     ).vectors_BP
     traced = [reference.trace(toy.model, toy.layers, chunk) for chunk in toy.chunks]
@@ -123,7 +126,7 @@ def test_trap_07_gradients_are_rotated_by_q_transposed_g_q(toy):
     plain = [reference.trace(toy.model, toy.layers, chunk) for chunk in toy.chunks]
     batch = text.collate(toy.chunks, 0)
     rows = scores.whitened_rows(
-        toy.model, toy.layers, fisher, setting.FACTOR, setting.full_sketch(toy), batch
+        toy.model, toy.layers, prepare(fisher, setting.FACTOR, setting.full_sketch(toy)), batch
     ).vectors_BP
     solved, found = setting.query_directions(toy, fisher, toy.chunks)
     queries = scores.whitened_queries(fisher, setting.FACTOR, setting.full_sketch(toy), found)
@@ -171,10 +174,17 @@ def test_trap_08_damping_is_each_modules_own_and_leaves_no_trace(toy):
             found[name][0], layer.out_basis_OO, layer.in_basis_II, before[name], 0.1
         )
         assert_matches(first[name][0], expected)
-    args = (toy.model, toy.layers, scaled, 0.1, setting.full_sketch(toy))
-    rows = scores.whitened_rows(*args, text.collate(toy.chunks[:2], 0)).vectors_BP
+
+    def whitened():
+        ready, batch = (
+            prepare(scaled, 0.1, setting.full_sketch(toy)),
+            text.collate(toy.chunks[:2], 0),
+        )
+        return scores.whitened_rows(toy.model, toy.layers, ready, batch).vectors_BP
+
+    rows = whitened()
     again, _ = setting.query_directions(toy, scaled, toy.chunks[:2])
-    rows_again = scores.whitened_rows(*args, text.collate(toy.chunks[:2], 0)).vectors_BP
+    rows_again = whitened()
     assert torch.equal(rows, rows_again)
     for name, layer in scaled.items():
         assert torch.equal(first[name], again[name])

@@ -10,6 +10,7 @@ import torch
 from influence import text
 from influence.documents import curvature, gradients, labels, noise, scores
 from influence.documents import fit as fits
+from influence.documents.whitening import prepare
 from pipelines import tokens
 from pipelines.curvature import cut
 from tests.conformance import reference, setting
@@ -39,7 +40,7 @@ def per_batch(toy, fisher, solved, batch):
     rows, forward = gradients.per_document_gradients(toy.model, toy.layers, batch)
     exact = scores.exact_scores(toy.model, toy.layers, batch, solved)
     whitened = scores.whitened_rows(
-        toy.model, toy.layers, fisher, setting.FACTOR, setting.full_sketch(toy), batch
+        toy.model, toy.layers, prepare(fisher, setting.FACTOR, setting.full_sketch(toy)), batch
     )
     by_token = scores.token_scores(toy.model, toy.layers, batch, solved)
     real = [row.bool() for row in batch.attention_mask]

@@ -17,6 +17,7 @@ import gradients_store
 from influence import text
 from influence.documents import curvature, gradients, scores, sketch
 from influence.documents.coverage import coverage
+from influence.documents.whitening import prepare
 from influence.models import fingerprint, load_model, tracked_layers, uncovered_parameters
 from pipelines import run_folder
 from pipelines.checkpoints import load_optimizer_state, optimizer_state
@@ -84,7 +85,7 @@ def test_trap_14_queries_and_documents_are_projected_alike(toy):
     found, _ = gradients.per_document_gradients(toy.model, toy.layers, batch)
     kinds = [sketch.random_projection(shapes, 3, seed=1), sketch.top_eigen(fisher, 0.1, 40)]
     for kind in kinds:
-        rows = scores.whitened_rows(toy.model, toy.layers, fisher, 0.1, kind, batch)
+        rows = scores.whitened_rows(toy.model, toy.layers, prepare(fisher, 0.1, kind), batch)
         assert rows.vectors_BP.shape[1] == kind.dimension
         assert_matches(scores.whitened_queries(fisher, 0.1, kind, found), rows.vectors_BP)
 

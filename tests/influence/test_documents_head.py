@@ -7,6 +7,7 @@ import torch
 from influence import text
 from influence.documents import curvature, gradients, head, labels, noise, scores, sketch
 from influence.documents import fit as fits
+from influence.documents.whitening import prepare
 from influence.models import project_head, swap_conv1d, tracked_layers
 from tests.toys import assert_matches, random_chunks, toy_gpt2, toy_llama
 
@@ -109,7 +110,9 @@ def test_a_projected_head_goes_through_both_passes_and_scoring(make):
     query = {x.name: found[x.name][:2] for x in layers}
     solved = scores.directions(fisher, 0.1, query)
     shapes = {x.name: (x.out_features, x.in_features) for x in layers}
-    rows = scores.whitened_rows(low, layers, fisher, 0.1, sketch.full(shapes), batch).vectors_BP
+    rows = scores.whitened_rows(
+        low, layers, prepare(fisher, 0.1, sketch.full(shapes)), batch
+    ).vectors_BP
     assert_matches(scores.exact_scores(low, layers, batch, solved).scores_QB, rows[:2] @ rows.T)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from influence import text
 from influence.documents import curvature, gradients, scores, sketch
 from influence.documents import fit as fits
+from influence.documents.whitening import prepare
 from influence.errors import GradientError
 from influence.layers import Layer
 from influence.models import swap_conv1d, tracked_layers
@@ -199,10 +200,10 @@ def test_whitened_rows_of_a_cut_document_are_those_of_its_summed_gradient(fitted
         "top-eigen": sketch.top_eigen(fisher, 0.1, 50),
         "random": sketch.random_projection(shapes, 3, seed=0),
     }[kind]
-    rows = scores.whitened_rows(model, layers, fisher, 0.1, kept, batch)
+    rows = scores.whitened_rows(model, layers, prepare(fisher, 0.1, kept), batch)
     chunks = random_chunks(12)
     batches = [text.collate(chunks[:5], 0), text.collate(chunks[5:], 0, extra_padding=2)]
-    whole = scores.document_row(model, layers, fisher, 0.1, kept, batches)
+    whole = scores.document_row(model, layers, prepare(fisher, 0.1, kept), batches)
     assert_matches(whole.vectors_BP, rows.vectors_BP.sum(dim=0, keepdim=True))
     found, _ = gradients.per_document_gradients(model, layers, batch)
     summed = {n: g.sum(dim=0, keepdim=True) for n, g in found.items()}

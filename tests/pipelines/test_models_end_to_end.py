@@ -121,8 +121,13 @@ def test_every_curvature_is_traced(tmp_path, toy_folder, kind, labels):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize(
     ("store", "settings"),
-    [("full", {}), ("random", {"store_side": 12}), ("top-eigen", {"store_gigabytes": 2e-5})],
-    ids=["full", "random", "top-eigen"],
+    [
+        ("full", {}),
+        ("random", {"store_side": 12}),
+        ("top-eigen", {"store_gigabytes": 2e-5}),
+        ("top-eigen", {"store_gigabytes": 2e-5, "self_influence": "estimated"}),
+    ],
+    ids=["full", "random", "top-eigen", "estimated"],
 )
 def test_every_store_finds_the_documents(tmp_path, toy_folder, store, dtype, settings):
     run, _ = run_and_trace(tmp_path, toy_folder, store=store, store_dtype=dtype, **settings)
