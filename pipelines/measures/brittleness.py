@@ -78,6 +78,7 @@ def _brittleness(
         "reference": None,
         "setting": {
             "documents removed": k,
+            "queries": rows[0]["n"] if rows else 0,
             "seeds": options.seeds,
             "interval": "95 %, bootstrap over queries",
         },
