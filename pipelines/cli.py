@@ -333,7 +333,8 @@ def evaluate_command(
     ] = None,
     count: Annotated[int, typer.Option(min=2, help="Queries to choose, without --queries.")] = 50,
     minutes: Annotated[
-        float, typer.Option(min=0, help="Time for retraining, where no measure is named.")
+        float,
+        typer.Option(min=0, help="Time for scores and retraining, where no measure is named."),
     ] = 30.0,
     subsets: Annotated[int, typer.Option(min=3, help="Random halves to train on (lds).")] = 40,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings a half or removal.")] = 2,

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from influence.documents.methods import METHODS, GradientMethod, choose
+from influence.documents.methods import METHODS, GradientMethod, TextMethod, choose
 from pipelines.cluster import Workers, default_count
 from pipelines.errors import RunError
 from pipelines.estimate import estimate, in_words
@@ -57,6 +57,8 @@ def evaluate(
         f"{len(queries)} queries, {len(options.methods)} methods, measures: "
         f"{', '.join(options.measures)}."
     )
+    cost = in_words(seconds_of_scores(run, options.methods))
+    announce(f"Scores of these methods: {cost}, less what is already there.")
     for name in RETRAINED:
         if name in options.measures and run.config.train != "none":
             cost = in_words(seconds_of(run, name, options))
@@ -155,6 +157,33 @@ def _needs_training(name: str) -> bool:
     return needs_moments or getattr(method, "states", "last") == "all"
 
 
+def seconds_of_scores(run: Run, names: Sequence[str]) -> float:
+    """About how long the scores of some methods take on this machine, nothing being there yet.
+
+    Returns:
+        Seconds; methods that look at texts alone count as nothing.
+    """
+    info = run.tokens.info()
+    costs = estimate(
+        run.config, layers_of(run.model), info["documents"], info["tokens"], default_count()
+    )
+    by_stage = {cost.stage: cost.seconds for cost in costs}
+    fits, passes = set(), 0
+    for name in names:
+        method = METHODS[name]
+        if isinstance(method, TextMethod):
+            continue
+        states = run.config.checkpoints if method.states == "all" else 1
+        if isinstance(method, GradientMethod):
+            passes += states * (2 if method.normalised else 1)
+            if method.curvature:
+                fits |= {(method.curvature, state) for state in range(states)}
+        else:
+            passes += states
+    fits -= {(run.config.curvature, 0)}  # the final state's own is there
+    return passes * by_stage["gradients"] + len(fits) * by_stage["curvature"]
+
+
 def seconds_of(run: Run, measure: str, options: EvaluationOptions) -> float:
     """About how long a measure takes on this machine, apart from the methods' scores.
 
@@ -195,13 +224,13 @@ def fitting_measures(
     Returns:
         Names, and what to say about those left out.
     """
-    chosen, said, used = [], [], 0.0
+    chosen, said, used = [], [], seconds_of_scores(run, options.methods)
     for name in MEASURES:
         if name in RETRAINED and run.config.train == "none":
             said.append(f"{name} left out: the run's model was not trained by the run.")
             continue
         seconds = seconds_of(run, name, options)
-        if used + seconds > 60 * minutes:
+        if seconds and used + seconds > 60 * minutes:
             said.append(
                 f"{name} left out: {in_words(seconds)}, which does not fit into {minutes:g} minutes; "
                 f"ask for it by name, or raise --minutes."

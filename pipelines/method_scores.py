@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from influence.documents.gradients import per_document_gradients
+from influence.documents.curvature import identity
 from influence.documents.methods import METHODS
 from influence.documents.methods.families import (
     FeatureMethod,
@@ -26,7 +26,16 @@ from influence.documents.methods.families import (
     State,
     TextMethod,
 )
-from influence.documents.scores import exact_scores
+from influence.documents.preconditioner import LayerCurvature
+from influence.documents.scores import (
+    directions,
+    document_row,
+    exact_scores,
+    self_influence,
+    whitened_rows,
+)
+from influence.documents.sketch import Sketch
+from influence.documents.whitening import Whitening, prepare
 from influence.layers import head_name
 from influence.text import Batch, Chunk, encode_query
 from pipelines.cluster import Workers
@@ -275,7 +284,7 @@ def _state(spec: MethodSpec, number: int) -> State:
     loaded, layers = language_model(state.model), layers_of(state.model)
     moments = second_moments(state.checkpoint, layers) if method.moments else {}
     return State(
-        curvature=load_curvature(state.curvature, str(loaded.device)) if state.curvature else {},
+        curvature=_curvature(state) if state.curvature else {},
         learning_rates=state.learning_rates,
         second_moments={name: value.to(loaded.device) for name, value in moments.items()},
     )
@@ -290,34 +299,52 @@ def _normalised(
     spec: MethodSpec, number: int, chunks: Sequence[Chunk], product_QN: np.ndarray
 ) -> np.ndarray:
     """Divide by the lengths of both gradients in the product of one state."""
-    method, state, setting = METHODS[spec.method], _state(spec, number), _setting(spec)
-    assert isinstance(method, GradientMethod)
-
-    def lengths(gradients: dict[str, Tensor]) -> Tensor:
-        [direction] = method.directions([gradients], [state], setting)
-        parts = [(gradients[n] * direction[n]).sum(dim=(1, 2)) for n in gradients]
-        return torch.stack(parts).sum(dim=0).double().clamp_min(0).sqrt().cpu()
-
-    model = spec.states[number].model
-    query_Q = lengths(_query_gradients(model, spec.queries)).numpy()
-    loaded, layers = language_model(model), layers_of(model)
+    state = spec.states[number]
+    loaded, layers = language_model(state.model), layers_of(state.model)
+    whitening = _lengths_alone(state, spec.damping)
     document_N = np.zeros(len(spec.ids))
-    long: dict[int, dict[str, Tensor]] = {}
+    long: dict[int, list[Batch]] = {}
     for work in batches(chunks, loaded.pad_id, spec.token_budget):
-        rows, _ = per_document_gradients(loaded.model, layers, work.batch.to(loaded.device))
-        numbers = (work.batch.document.cpu() - spec.first).numpy()
-        if not work.part_of_document:
-            document_N[numbers] = lengths(rows).numpy()
+        batch = work.batch.to(loaded.device)
+        numbers = (work.batch.document - spec.first).tolist()
+        if work.part_of_document:
+            long.setdefault(numbers[0], []).append(batch)
             continue
-        total = {name: value.sum(dim=0, keepdim=True) for name, value in rows.items()}
-        before = long.get(int(numbers[0]))
-        long[int(numbers[0])] = (
-            total if before is None else {n: before[n] + total[n] for n in total}
-        )
-    for row, total in long.items():
-        document_N[row] = lengths(total).item()
+        rows = whitened_rows(loaded.model, layers, whitening, batch)
+        document_N[numbers] = rows.self_influence_B.sqrt().cpu().numpy()
+    for row, parts in long.items():
+        whole = document_row(loaded.model, layers, whitening, parts)
+        document_N[row] = whole.self_influence_B.sqrt().item()
+    query_Q = _query_lengths(_without_shard(spec), number)
     scale_QN = query_Q[:, None] * document_N[None]
     return np.divide(product_QN, scale_QN, out=np.zeros_like(product_QN), where=scale_QN > 0)
+
+
+@lru_cache(maxsize=8)  # the shards of a block of queries share it, and each state has its own
+def _query_lengths(spec: MethodSpec, number: int) -> np.ndarray:
+    state = spec.states[number]
+    own = _query_gradients(state.model, spec.queries)
+    solved = directions(_curvature(state), spec.damping, own)
+    return np.asarray(self_influence(own, solved).double().clamp_min(0).sqrt().cpu().numpy())
+
+
+@lru_cache(maxsize=1)  # a state's curvature may be large
+def _lengths_alone(state: StateSpec, damping: float) -> Whitening:
+    """Whitened gradients of which no coordinate is kept, only their lengths."""
+    layers = layers_of(state.model)
+    sketch = Sketch(
+        kind="top-eigen",
+        shapes={x.name: (x.out_features, x.in_features + int(x.bias)) for x in layers},
+        coordinates={x.name: torch.zeros(0, dtype=torch.int64) for x in layers},
+    )
+    return prepare(_curvature(state), damping, sketch)
+
+
+def _curvature(state: StateSpec) -> dict[str, LayerCurvature]:
+    loaded, layers = language_model(state.model), layers_of(state.model)
+    if not state.curvature:
+        return {layer.name: identity() for layer in layers}
+    return load_curvature(state.curvature, str(loaded.device))
 
 
 # -- feature methods --------------------------------------------------------------------------------

@@ -82,8 +82,8 @@ class GradientMethod:
     moments: bool
     """Does it need Adam's second moments?"""
     normalised: bool
-    """Shall each state's product be divided by ``sqrt(<D q, q> <D m, m>)``, D being the direction
-    that ``directions`` gives for that state alone?"""
+    """Shall each state's product be divided by ``sqrt(<D q, q> <D m, m>)``, D being the damped inverse
+    of that state's curvature, or the identity where the method needs none?"""
     directions: Callable[[Sequence[Gradients], Sequence[State], Setting], list[Directions]]
     """From the queries' gradients at each state, in order of training, the last one final, to a
     direction ``{layer: [Q, O, I]}`` for each of these states."""
