@@ -6,7 +6,7 @@ import re
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradients_store import (
@@ -43,6 +43,7 @@ HEADERS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(HEADERS)
 def test_header_round_trips_through_json_and_the_arrow_schema(header):
     assert header_from_json(to_json(header)) == header
@@ -51,6 +52,7 @@ def test_header_round_trips_through_json_and_the_arrow_schema(header):
     assert differences(header, header) == []
 
 
+@settings(deadline=None)
 @given(HEADERS)
 def test_rows_of_shards_add_up_to_the_documents(header):
     last = header.rows_of_shard(header.n_shards - 1)
