@@ -13,7 +13,7 @@ from influence.documents.curvature import (
 from influence.documents.fit import eigenvalue_sums, kronecker_sums
 from influence.documents.gradients import per_document_gradients
 from influence.documents.labels import sample_labels
-from influence.documents.preconditioner import LayerCurvature, precondition, whiten
+from influence.documents.preconditioner import LayerCurvature, precondition
 from influence.documents.scores import (
     SIGN,
     UNIT,
@@ -63,6 +63,5 @@ __all__ = [
     "token_scores",
     "token_texts",
     "tracked_layers",
-    "whiten",
     "with_targets",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import curvlinops  # noqa: F401  # five seconds that belong to no stage
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.speed.setting import SIDE, Job, load_model
@@ -60,16 +61,20 @@ def fit(state: Any, job: Job) -> None:
     sums = passes.kronecker_sums(model, layers, _batches(job), draw)
     bases = {x.name: curvature.eigenbasis(sums, x.name) for x in layers}
     squares = passes.eigenvalue_sums(model, layers, bases, labelled)
-    fisher = {x.name: vars(curvature.ekfac(bases[x.name], squares, x.name)) for x in layers}
-    torch.save(fisher, job.out / "curvature.pt")
+    tensors = {
+        f"{x.name}/{key}": value.float().contiguous()
+        for x in layers
+        for key, value in vars(curvature.ekfac(bases[x.name], squares, x.name)).items()
+    }
+    save_file(tensors, job.out / "curvature.safetensors")
 
 
 def _fisher(job: Job) -> dict[str, LayerCurvature]:
-    found = torch.load(job.fitted / "curvature.pt")
-    return {
-        name: LayerCurvature(**{key: value.float() for key, value in layer.items()})
-        for name, layer in found.items()
-    }
+    layers: dict[str, dict[str, Tensor]] = {}
+    for place, value in load_file(job.fitted / "curvature.safetensors").items():
+        name, key = place.rsplit("/", 1)
+        layers.setdefault(name, {})[key] = value
+    return {name: LayerCurvature(**parts) for name, parts in layers.items()}
 
 
 def index(state: Any, job: Job) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influence.documents.preconditioner import LayerCurvature
 from influence.errors import GradientError
@@ -60,6 +60,37 @@ class Basis:
     """Eigenvalues of ``S = sum g g^T / W``."""
     in_values_I: Tensor
     """Eigenvalues of ``A = sum a a^T / W``."""
+
+
+def refuse_half(model: nn.Module) -> None:
+    """Stop when a model's weights are in half precision.
+
+    Args:
+        model: The model.
+
+    Raises:
+        GradientError: If they are.
+    """
+    dtype = next(model.parameters()).dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise GradientError(
+            f"Curvature: the model's weights are {dtype}, float32 or float64 was expected, since "
+            "sums of squares overflow or lose digits in half precision. Load the model with "
+            "dtype=torch.float32."
+        )
+
+
+def add_wide(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Add to a sum that is kept in float64 on the CPU, begun with the first value.
+
+    Args:
+        sums: Changed in place.
+        name: Which sum.
+        value: In any dtype, on any device.
+    """
+    if name not in sums:
+        sums[name] = torch.zeros(value.shape, dtype=torch.float64)
+    sums[name] += value.detach().to("cpu")
 
 
 def merge_kronecker(left: KroneckerSums, right: KroneckerSums) -> KroneckerSums:

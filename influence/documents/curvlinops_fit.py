@@ -19,8 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from influence.documents.curvature import Basis, EigenvalueSums, KroneckerSums, to
-from influence.documents.fit import refuse_half
+from influence.documents.curvature import (
+    Basis,
+    EigenvalueSums,
+    KroneckerSums,
+    add_wide,
+    refuse_half,
+    to,
+)
 from influence.documents.gradients import Draw, backward, logits_of, per_row
 from influence.documents.preconditioner import LayerCurvature, rotate
 from influence.layers import Layer
@@ -149,8 +155,8 @@ def kronecker_sums(
             operator.compute_kronecker_factors()
             state = operator.state_dict()
         for layer in layers:
-            _add(inputs, layer.name, state["input_covariances"][_key(layer.name)])
-            _add(outputs, layer.name, state["gradient_covariances"][_key(layer.name)])
+            add_wide(inputs, layer.name, state["input_covariances"][_key(layer.name)])
+            add_wide(outputs, layer.name, state["gradient_covariances"][_key(layer.name)])
         tokens += batch.n_loss_tokens
         documents.update(batch.document.tolist())
     return KroneckerSums(inputs=inputs, outputs=outputs, tokens=tokens, documents=len(documents))
@@ -160,14 +166,6 @@ def kronecker_sums(
 def _labelled(model: nn.Module, batches: Iterable[Batch], draw: Draw | None) -> Iterator[Batch]:
     for batch in batches:
         yield batch if draw is None else draw(batch, logits_of(model, batch))
-
-
-def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    wide = value.detach().to("cpu", torch.float64)
-    if name in sums:
-        sums[name] += wide
-    else:
-        sums[name] = wide.clone()
 
 
 def eigenvalue_sums(
@@ -200,10 +198,14 @@ def eigenvalue_sums(
                 state = operator.state_dict()
         for layer in once:
             value = state["corrected_eigenvalues"][_key(layer.name)]
-            _add(squares, layer.name, value if isinstance(value, Tensor) else value.popitem()[1])
+            add_wide(
+                squares, layer.name, value if isinstance(value, Tensor) else value.popitem()[1]
+            )
         for layer in layers:
             if layer.name in reused:
-                _add(squares, layer.name, _joined_squares(model, layer, bases[layer.name], batch))
+                add_wide(
+                    squares, layer.name, _joined_squares(model, layer, bases[layer.name], batch)
+                )
         documents.update(batch.document.tolist())
     return EigenvalueSums(squares=squares, documents=len(documents))
 

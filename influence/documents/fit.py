@@ -16,16 +16,25 @@ Source: George et al. (2018), arXiv:1806.03884; Grosse et al. (2023), arXiv:2308
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from influence.batches import IGNORED, Batch
-from influence.documents.curvature import Basis, EigenvalueSums, KroneckerSums
+from influence.documents.curvature import (
+    Basis,
+    EigenvalueSums,
+    KroneckerSums,
+    add_wide,
+    refuse_half,
+)
 from influence.documents.gradients import Draw, backward, same_memory
-from influence.errors import GradientError
 from influence.layers import Layer
+
+Buffers = dict[int, Tensor]
+"""Room for symmetric products, by their width."""
 
 CACHED_NUMBERS = 1 << 18
 """Gradients are squared in groups of documents of about this many numbers: a processor's cache."""
@@ -52,30 +61,12 @@ def kronecker_sums(
     refuse_half(model)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    in_buffers: dict[int, Tensor] = {}
-    out_buffers: dict[int, Tensor] = {}
+    buffers: tuple[Buffers, Buffers] = ({}, {})
     tokens = 0
     documents: set[int] = set()
     for batch in batches:
-        own_K = (batch.targets != IGNORED).flatten().nonzero()[:, 0]
-        latest: list[Tensor] = []
-
-        def consume(
-            name: str,
-            inputs_BTI: Tensor,
-            output_BTO: Tensor,
-            batch: Batch = batch,
-            own_K: Tensor = own_K,
-            latest: list[Tensor] = latest,
-        ) -> None:
-            if not (latest and same_memory(latest[0], inputs_BTI)):
-                latest[:] = [inputs_BTI]
-                gram(counted(inputs_BTI, batch, own_K), in_buffers)
-            _add(inputs, name, in_buffers[inputs_BTI.shape[2]])
-            _add(outputs, name, gram(counted(output_BTO, batch, own_K), out_buffers))
-
-        backward(model, layers, batch, consume, draw)
-        tokens += len(own_K)
+        _add_factors(model, layers, batch, draw, inputs, outputs, buffers)
+        tokens += batch.n_loss_tokens
         documents.update(batch.document.tolist())
     return KroneckerSums(
         inputs={layer.name: _mirrored(inputs[layer.name]) for layer in layers},
@@ -83,6 +74,30 @@ def kronecker_sums(
         tokens=tokens,
         documents=len(documents),
     )
+
+
+def _add_factors(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    draw: Draw | None,
+    inputs: dict[str, Tensor],
+    outputs: dict[str, Tensor],
+    buffers: tuple[Buffers, Buffers],
+) -> None:
+    counted_K = (batch.targets != IGNORED).flatten().nonzero()[:, 0]
+    latest = torch.zeros(0)
+    of_inputs, of_outputs = buffers
+
+    def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        nonlocal latest
+        if not same_memory(latest, inputs_BTI):
+            latest = inputs_BTI
+            gram(counted(inputs_BTI, batch, counted_K), of_inputs)
+        add_wide(inputs, name, of_inputs[inputs_BTI.shape[2]])
+        add_wide(outputs, name, gram(counted(output_BTO, batch, counted_K), of_outputs))
+
+    backward(model, layers, batch, consume, draw)
 
 
 def eigenvalue_sums(
@@ -115,58 +130,43 @@ def eigenvalue_sums(
     like = next(model.parameters())
     out_bases = {x.name: bases[x.name].out_basis_OO.to(like) for x in layers}
     in_bases = _input_bases(layers, bases, like)
-    readers = {name: sum(b is basis for b in in_bases.values()) for name, basis in in_bases.items()}
     squares: dict[str, Tensor] = {}
     documents: set[int] = set()
     for batch in batches:
-        latest: list[tuple[Tensor, Tensor, Tensor]] = []
-
-        def rotated_inputs(
-            name: str, inputs_BTI: Tensor, latest: list[tuple[Tensor, Tensor, Tensor]] = latest
-        ) -> Tensor:
-            basis_II = in_bases[name]
-            if not (latest and latest[0][1] is basis_II and same_memory(latest[0][0], inputs_BTI)):
-                latest[:] = [(inputs_BTI, basis_II, inputs_BTI @ basis_II)]
-            return latest[0][2]
-
-        def consume(
-            name: str,
-            inputs_BTI: Tensor,
-            output_BTO: Tensor,
-            rotated: Callable[[str, Tensor], Tensor] = rotated_inputs,
-        ) -> None:
-            tokens, inputs, outputs = *inputs_BTI.shape[1:], output_BTO.shape[2]
-            left_OO, right_II = out_bases[name], in_bases[name]
-            before_in, before_out = tokens <= outputs * readers[name], tokens <= inputs
-            total_OI = _sum_of_squares(
-                rotated(name, inputs_BTI) if before_in else inputs_BTI,
-                output_BTO @ left_OO if before_out else output_BTO,
-                None if before_in else right_II,
-                None if before_out else left_OO,
-            )
-            _add(squares, name, total_OI)
-
-        backward(model, layers, batch, consume, draw)
+        _add_squares(model, layers, batch, draw, out_bases, in_bases, squares)
         documents.update(batch.document.tolist())
     return EigenvalueSums(squares=squares, documents=len(documents))
 
 
-def refuse_half(model: nn.Module) -> None:
-    """Stop when a model's weights are in half precision.
+def _add_squares(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    draw: Draw | None,
+    out_bases: Mapping[str, Tensor],
+    in_bases: Mapping[str, Tensor],
+    squares: dict[str, Tensor],
+) -> None:
+    readers = Counter(id(basis) for basis in in_bases.values())
+    latest = latest_basis = rotated_BTI = torch.zeros(0)
 
-    Args:
-        model: The model.
-
-    Raises:
-        GradientError: If they are.
-    """
-    dtype = next(model.parameters()).dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise GradientError(
-            f"Curvature: the model's weights are {dtype}, float32 or float64 was expected, since "
-            "sums of squares overflow or lose digits in half precision. Load the model with "
-            "dtype=torch.float32."
+    def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        nonlocal latest, latest_basis, rotated_BTI
+        tokens, inputs, outputs = *inputs_BTI.shape[1:], output_BTO.shape[2]
+        left_OO, right_II = out_bases[name], in_bases[name]
+        before_in = tokens <= outputs * readers[id(right_II)]
+        before_out = tokens <= inputs
+        if before_in and not (latest_basis is right_II and same_memory(latest, inputs_BTI)):
+            latest, latest_basis, rotated_BTI = inputs_BTI, right_II, inputs_BTI @ right_II
+        total_OI = _sum_of_squares(
+            rotated_BTI if before_in else inputs_BTI,
+            output_BTO @ left_OO if before_out else output_BTO,
+            None if before_in else right_II,
+            None if before_out else left_OO,
         )
+        add_wide(squares, name, total_OI)
+
+    backward(model, layers, batch, consume, draw)
 
 
 def counted(values_BTD: Tensor, batch: Batch, counted_K: Tensor) -> Tensor:
@@ -188,12 +188,12 @@ def counted(values_BTD: Tensor, batch: Batch, counted_K: Tensor) -> Tensor:
     return uses_UND.index_select(1, counted_K).flatten(0, 1)
 
 
-def gram(values_KD: Tensor, buffers: dict[int, Tensor]) -> Tensor:
+def gram(values_KD: Tensor, buffers: Buffers) -> Tensor:
     """``X^T X``, the part on and above the diagonal; whole blocks below it stay 0.
 
     Args:
         values_KD: X.
-        buffers: Room for results by width, made when missing; the result lies in it.
+        buffers: Made when missing; the result lies in one.
 
     Returns:
         ``[D, D]``, valid until the next call with this width and these buffers.
@@ -216,16 +216,13 @@ def _mirrored(upper_DD: Tensor) -> Tensor:
 def _input_bases(
     layers: Sequence[Layer], bases: Mapping[str, Basis], like: Tensor
 ) -> dict[str, Tensor]:
-    """Input bases in the model's dtype, one tensor for the layers whose bases are equal."""
+    """Input bases in the model's dtype, one tensor for neighbours whose bases are equal."""
     found: dict[str, Tensor] = {}
-    distinct: list[tuple[Tensor, Tensor]] = []
+    before, there = torch.zeros(0), torch.zeros(0)
     for layer in layers:
         own = bases[layer.name].in_basis_II
-        known = (there for basis, there in reversed(distinct) if torch.equal(basis, own))
-        there = next(known, None)
-        if there is None:
-            there = own.to(like)
-            distinct.append((own, there))
+        if not torch.equal(before, own):
+            before, there = own, own.to(like)
         found[layer.name] = there
     return found
 
@@ -251,9 +248,3 @@ def _sum_of_squares(
         else:
             total_OI.add_(g_GOI.square_().sum(dim=0))
     return total_OI
-
-
-def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    if name not in sums:
-        sums[name] = torch.zeros(value.shape, dtype=torch.float64)
-    sums[name] += value.to("cpu")

@@ -276,6 +276,21 @@ def gradient(inputs_BTI: Tensor, output_BTO: Tensor) -> Tensor:
     return output_BTO.transpose(1, 2) @ inputs_BTI
 
 
+def squared_norms(inputs_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+    """``||sum_t g_t a_t^T||^2`` of each row, from the gradient or from Gram matrices of its tokens.
+
+    Whichever is less work is taken.  Source: Goodfellow (2015), arXiv:1510.01799, for several tokens.
+
+    Returns:
+        ``[B]``.
+    """
+    tokens, inputs, outputs = *inputs_BTI.shape[1:], output_BTO.shape[2]
+    if tokens * (inputs + outputs) < inputs * outputs:
+        inputs_BTT = inputs_BTI @ inputs_BTI.transpose(1, 2)
+        return (inputs_BTT * (output_BTO @ output_BTO.transpose(1, 2))).sum(dim=(1, 2))
+    return gradient(inputs_BTI, output_BTO).square().sum(dim=(1, 2))
+
+
 def per_document_gradients(
     model: nn.Module, layers: Sequence[Layer], batch: Batch
 ) -> tuple[dict[str, Tensor], Forward]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from influence.documents.gradients import backward
-from influence.documents.labels import sample_labels
+from influence.documents.gradients import backward, squared_norms
+from influence.documents.labels import labels_from
 from influence.layers import Layer
-from influence.text import Batch
+from influence.text import IGNORED, Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +73,20 @@ def label_noise(
 def _squared_norms(
     model: nn.Module, layers: Sequence[Layer], batch: Batch, seed: int, draw: int
 ) -> Tensor:
-    """``||G_n||^2`` of one draw, by Gram matrices of the tokens (no gradient is formed)."""
+    """``||G_n||^2`` of one draw."""
     keys = [f"noise-{int(x)}" for x in batch.document]
-    labels = sample_labels(model, batch, keys, seed, draw)
-    targets_BT = batch.targets.clone()
-    for row, label in enumerate(labels):
-        counted_T = targets_BT[row] != -100
-        targets_BT[row, counted_T] = torch.from_numpy(label).to(targets_BT)
+
+    def relabel(batch: Batch, logits_BTV: Tensor) -> Batch:
+        targets_BT = batch.targets.clone()
+        for row, label in enumerate(labels_from(logits_BTV, batch, keys, seed, draw)):
+            targets_BT[row, targets_BT[row] != IGNORED] = torch.from_numpy(label).to(targets_BT)
+        return replace(batch, targets=targets_BT)
+
     total_B = torch.zeros(len(batch.document), device=batch.targets.device)
 
     def consume(_name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
         nonlocal total_B
-        inputs_BTT = inputs_BTI @ inputs_BTI.transpose(1, 2)
-        output_BTT = output_BTO @ output_BTO.transpose(1, 2)
-        total_B = total_B + (inputs_BTT * output_BTT).sum(dim=(1, 2))
+        total_B = total_B + squared_norms(inputs_BTI, output_BTO)
 
-    backward(model, layers, replace(batch, targets=targets_BT), consume)
+    backward(model, layers, batch, consume, relabel)
     return total_B.cpu()

@@ -82,17 +82,6 @@ def rotate(layer: LayerCurvature, inputs_BTI: Tensor, output_BTO: Tensor) -> Ten
     return layer.out_basis_OO.T @ gradient(inputs_BTI, output_BTO) @ layer.in_basis_II
 
 
-def whiten(layer: LayerCurvature, factor: float, inputs_BTI: Tensor, output_BTO: Tensor) -> Tensor:
-    """Whitened gradients of the rows; their inner products are influences.
-
-    Returns:
-        ``[B, O, I]``, in square-root nats of influence.
-    """
-    rotated_BOI = rotate(layer, inputs_BTI, output_BTO)
-    scale_OI = inverse_root(layer, factor)
-    return rotated_BOI if scale_OI is None else rotated_BOI * scale_OI
-
-
 def precondition(layer: LayerCurvature, factor: float, gradient_BOI: Tensor) -> Tensor:
     """The damped inverse applied to gradients, ``P(V)``, back in the parameters' own axes.
 

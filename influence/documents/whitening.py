@@ -14,7 +14,6 @@ from Gram matrices of the tokens where that is less work than the gradient.
 
 Axes: B rows, T tokens, I layer inputs (bias included), O layer outputs, P and R the used directions of
 outputs and inputs, K kept coordinates.
-Source: the Gram form of a gradient's length: Goodfellow (2015), arXiv:1510.01799, for several tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from influence.documents.gradients import gradient
+from influence.documents.gradients import gradient, squared_norms
 from influence.documents.preconditioner import (
     LayerCurvature,
     inverse_root,
@@ -164,16 +163,3 @@ def layer_rows(
         self_influence_B=vectors_BK.square().sum(dim=1) + outside_B * kept.rest,
         squared_norm_B=squared_norm_B,
     )
-
-
-def squared_norms(inputs_BTI: Tensor, output_BTO: Tensor) -> Tensor:
-    """``||sum_t g_t a_t^T||^2`` of each row, whichever way is less work.
-
-    Returns:
-        ``[B]``.
-    """
-    tokens, inputs, outputs = *inputs_BTI.shape[1:], output_BTO.shape[2]
-    if tokens * (inputs + outputs) < inputs * outputs:
-        inputs_BTT = inputs_BTI @ inputs_BTI.transpose(1, 2)
-        return (inputs_BTT * (output_BTO @ output_BTO.transpose(1, 2))).sum(dim=(1, 2))
-    return gradient(inputs_BTI, output_BTO).square().sum(dim=(1, 2))

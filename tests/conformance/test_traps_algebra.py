@@ -221,9 +221,9 @@ def test_trap_09_sums_are_float64_whatever_the_models_dtype(toy):
 
 def test_trap_09_many_small_sums_are_not_swallowed_by_a_large_one():
     sums = {}
-    fits._add(sums, "x", torch.full((2, 2), 1e8, dtype=torch.float32))
+    curvature.add_wide(sums, "x", torch.full((2, 2), 1e8, dtype=torch.float32))
     for _ in range(1000):
-        fits._add(sums, "x", torch.ones(2, 2, dtype=torch.float32))
+        curvature.add_wide(sums, "x", torch.ones(2, 2, dtype=torch.float32))
     assert_matches(sums["x"], torch.full((2, 2), 1e8 + 1000.0, dtype=torch.float64))
 
 

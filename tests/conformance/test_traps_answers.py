@@ -8,7 +8,7 @@ import torch
 
 from influence import text
 from influence.documents import fit as fits
-from influence.documents import preconditioner, scores, sketch
+from influence.documents import scores, sketch, whitening
 from influence.documents.preconditioner import LayerCurvature
 from tests.conformance import reference, setting
 from tests.toys import assert_matches
@@ -52,10 +52,11 @@ def influence_of_regression(x_NI, y_N, x_QI, y_Q, damping):
     query_g = (q @ w_I - torch.from_numpy(y_Q))[:, None, None]
     solved = scores.directions({"w": layer}, damping, {"w": query_g * q[:, None]})["w"]
     exact_QN = solved.flatten(1) @ (document_g * x[:, None]).flatten(1).T
-    rows = preconditioner.whiten(layer, damping, x[:, None], document_g)
     kept = sketch.full({"w": (1, x.shape[1])})
+    ready = whitening.prepare({"w": layer}, damping, kept)
+    rows = whitening.layer_rows(ready, "w", x[:, None], document_g).vectors_BK
     asked = scores.whitened_queries({"w": layer}, damping, kept, {"w": query_g * q[:, None]})
-    assert_matches(asked @ rows.flatten(1).T, exact_QN)
+    assert_matches(asked @ rows.T, exact_QN)
     return exact_QN.numpy() / len(x)
 
 

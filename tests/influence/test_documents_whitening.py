@@ -5,7 +5,7 @@ import torch
 
 from influence import text
 from influence.documents import curvature, fit, preconditioner, scores, sketch, whitening
-from influence.documents.gradients import per_document_gradients
+from influence.documents.gradients import per_document_gradients, squared_norms
 from influence.layers import tracked_layers
 from tests.toys import assert_matches, random_chunks, toy_gpt2, toy_llama
 
@@ -69,4 +69,4 @@ def test_squared_norms_are_those_of_the_gradient_either_way(tokens):
     a = torch.randn(3, tokens, 8, dtype=torch.float64, generator=generator)
     g = torch.randn(3, tokens, 6, dtype=torch.float64, generator=generator)
     expected = torch.einsum("bto,bti->boi", g, a).square().sum(dim=(1, 2))
-    assert_matches(whitening.squared_norms(a, g), expected)
+    assert_matches(squared_norms(a, g), expected)
