@@ -65,6 +65,54 @@ def inverse_root(layer: LayerCurvature, factor: float) -> Tensor | None:
     return damped_OI.clamp_min(torch.finfo(damped_OI.dtype).tiny).rsqrt()
 
 
+def separable_root(layer: LayerCurvature, factor: float) -> tuple[Tensor, Tensor] | None:
+    """The outer product ``s t^T`` nearest to ``(Lambda + lambda)^(-1/2)``, in logarithms.
+
+    Returns:
+        ``s [O]`` and ``t [I]``; None for the identity.  A layer that no document moves gets 0.
+    """
+    scale_OI = inverse_root(layer, factor)
+    if scale_OI is None:
+        return None
+    if not bool((scale_OI > 0).any()):
+        return scale_OI[:, 0], scale_OI[0]
+    log_OI = scale_OI.log()
+    return (log_OI.mean(dim=1) - log_OI.mean() / 2).exp(), (
+        log_OI.mean(dim=0) - log_OI.mean() / 2
+    ).exp()
+
+
+def document_scale(layer: LayerCurvature, factor: float, separable: bool) -> Tensor | None:
+    """The scale of each coordinate of a stored document.
+
+    Args:
+        layer: A layer's curvature.
+        factor: Damping factor.
+        separable: Scale by ``separable_root`` rather than by ``inverse_root``.
+
+    Returns:
+        ``[O, I]``, or None for the identity.
+    """
+    if not separable:
+        return inverse_root(layer, factor)
+    sides = separable_root(layer, factor)
+    return None if sides is None else torch.outer(*sides)
+
+
+def query_scale(layer: LayerCurvature, factor: float, separable: bool) -> Tensor | None:
+    """The scale of a query's coordinates: times the document's it is ``(Lambda + lambda)^(-1)``.
+
+    Returns:
+        ``[O, I]``, or None for the identity.
+    """
+    root_OI = inverse_root(layer, factor)
+    if root_OI is None or not separable:
+        return root_OI
+    own_OI = document_scale(layer, factor, separable)
+    assert own_OI is not None
+    return torch.where(own_OI > 0, root_OI.square() / own_OI, 0.0)
+
+
 def rotate(layer: LayerCurvature, inputs_BTI: Tensor, output_BTO: Tensor) -> Tensor:
     """The gradient of each row in the eigenbasis, ``Q_S^T (sum_t g_t a_t^T) Q_A``.
 

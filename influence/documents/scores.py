@@ -27,12 +27,13 @@ from influence.documents.gradients import (
 )
 from influence.documents.preconditioner import (
     LayerCurvature,
-    inverse_root,
     precondition,
+    query_scale,
     rotate,
 )
-from influence.documents.sketch import Sketch, compress, join
-from influence.documents.whitening import LayerRows, Whitening, layer_rows
+from influence.documents.sketch import Sketch, compress, compress_query, join
+from influence.documents.tokenwise import LayerRows
+from influence.documents.whitening import Whitening, layer_rows
 from influence.layers import Layer
 from influence.text import Batch
 
@@ -214,17 +215,18 @@ def document_row(
 
     forwards = [backward(model, layers, batch, consume) for batch in batches]
     squared_norm = torch.stack([w_OI.square().sum() for w_OI in sums.values()]).sum()
+    sketch, parts, self_influence_1 = whitening.sketch, {}, torch.zeros_like(squared_norm)[None]
     for name, row_OI in sums.items():
-        scale_OI = whitening.layers[name].scale_OI
-        sums[name] = row_OI if scale_OI is None else row_OI.mul_(scale_OI)
-    sketch = whitening.sketch
-    vectors_BP = join(sketch, {n: compress(sketch, n, w_OI[None]) for n, w_OI in sums.items()})
+        layer = whitening.layers[name]
+        parts[name] = compress(sketch, name, layer.scaled(row_OI[None]))
+        self_influence_1 = self_influence_1 + layer.self_influence(row_OI[None])
+    vectors_BP = join(sketch, parts)
     first = batches[0].document[:1]
     refuse_not_finite(vectors_BP, replace(batches[0], document=first), "gradient")
     loss = torch.stack([f.loss_B.sum() for f in forwards]).sum()
     return Rows(
         vectors_BP=vectors_BP,
-        self_influence_B=torch.stack([w.square().sum() for w in sums.values()]).sum()[None],
+        self_influence_B=self_influence_1,
         squared_norm_B=squared_norm[None],
         forward=Forward(loss_B=loss[None], token_loss_BT=forwards[0].token_loss_BT[:1]),
     )
@@ -236,7 +238,7 @@ def whitened_queries(
     sketch: Sketch,
     gradients: Mapping[str, Tensor],
 ) -> Tensor:
-    """Query gradients as vectors of the store.
+    """Query gradients as the store's rows are multiplied with (see ``sketch.scores``).
 
     Args:
         curvature: Every layer's curvature.
@@ -245,7 +247,7 @@ def whitened_queries(
         gradients: Query gradients ``[Q, O, I]`` a layer (differences, for contrasts).
 
     Returns:
-        Vectors ``[Q, P]``.
+        Vectors ``[Q, P]``; against factors whole gradients ``[Q, M]``.
     """
     parts = {}
     for name, gradient_QOI in gradients.items():
@@ -253,8 +255,8 @@ def whitened_queries(
         rotated_QOI = gradient_QOI
         if layer.out_basis_OO is not None and layer.in_basis_II is not None:
             rotated_QOI = layer.out_basis_OO.T @ gradient_QOI @ layer.in_basis_II
-        scale_OI = inverse_root(layer, factor)
-        parts[name] = compress(
+        scale_OI = query_scale(layer, factor, sketch.separable)
+        parts[name] = compress_query(
             sketch, name, rotated_QOI if scale_OI is None else rotated_QOI * scale_OI
         )
     return join(sketch, parts)

@@ -1,9 +1,10 @@
 r"""What is computed of each layer's gradients for the store, prepared once for all batches.
 
-A vector needs the whitened gradient ``(Q_S^T G Q_A) / sqrt(Lambda + lambda)``.  Where only some
-coordinates are kept (top-eigen) and self-influence may be estimated, only the eigenvectors that the
-kept ones touch are multiplied by.  Self-influence then is their part, exactly, and for the rest an
-estimate from the length of the gradient outside them:
+A vector needs the whitened gradient ``(Q_S^T G Q_A) / sqrt(Lambda + lambda)``.  Where self-influence
+may be estimated, less is computed.  A separable sketch (random, factors) is taken from the tokens
+directly, in ``tokenwise``.  Of kept coordinates (top-eigen) only the eigenvectors that they touch are
+multiplied by.  Self-influence then is their part, exactly, and for the rest an estimate from the
+length of the gradient outside them:
 
 .. math:: I(m, m) \approx \sum_{kept} \frac{G'^2}{\Lambda + \lambda} +
     \Big(\lVert G \rVert^2 - \sum_{kept} G'^2\Big)
@@ -27,11 +28,13 @@ from torch import Tensor
 from influence.documents.gradients import gradient, squared_norms
 from influence.documents.preconditioner import (
     LayerCurvature,
+    document_scale,
     inverse_root,
     retained_variance,
     rotate,
 )
 from influence.documents.sketch import Sketch, compress
+from influence.documents.tokenwise import LayerRows, TokenMaps, token_maps, token_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +55,23 @@ class LayerWhitening:
     """One layer of a store."""
 
     curvature: LayerCurvature
-    scale_OI: Tensor | None
+    root_OI: Tensor | None
     """``(Lambda + lambda)^(-1/2)``; None for the identity."""
-    kept: KeptCoordinates | None
-    """None: every coordinate is computed."""
+    scale_OI: Tensor | None
+    """What a document's coordinates are scaled by: the same, unless the sketch is separable."""
+    kept: KeptCoordinates | None = None
+    """Compute these coordinates only."""
+    maps: TokenMaps | None = None
+    """Compute the vectors token by token."""
+
+    def self_influence(self, rotated_BOI: Tensor) -> Tensor:
+        """Self-influence ``[B]`` of rotated gradients, in nats times N."""
+        whitened_BOI = rotated_BOI if self.root_OI is None else rotated_BOI * self.root_OI
+        return whitened_BOI.square().sum(dim=(1, 2))
+
+    def scaled(self, rotated_BOI: Tensor) -> Tensor:
+        """Rotated gradients as the store's sketch takes them ``[B, O, I]``."""
+        return rotated_BOI if self.scale_OI is None else rotated_BOI * self.scale_OI
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +80,6 @@ class Whitening:
 
     sketch: Sketch
     layers: Mapping[str, LayerWhitening]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerRows:
-    """One layer's part of some rows."""
-
-    vectors_BK: Tensor
-    self_influence_B: Tensor
-    squared_norm_B: Tensor
 
 
 def prepare(
@@ -92,8 +99,10 @@ def prepare(
     layers = {
         name: LayerWhitening(
             curvature=curvature[name],
-            scale_OI=inverse_root(curvature[name], factor),
+            root_OI=inverse_root(curvature[name], factor),
+            scale_OI=document_scale(curvature[name], factor, sketch.separable),
             kept=None if exact else _kept(curvature[name], factor, sketch, name),
+            maps=None if exact else token_maps(curvature[name], factor, sketch, name),
         )
         for name in sketch.shapes
     }
@@ -142,14 +151,18 @@ def layer_rows(
         Vectors ``[B, K]``, self-influence and squared gradient length ``[B]``.
     """
     layer = whitening.layers[name]
+    if layer.maps is not None:
+        return token_rows(layer.maps, inputs_BTI, output_BTO)
     if layer.kept is None:
         rotated_BOI = rotate(layer.curvature, inputs_BTI, output_BTO)
         squared_norm_B = rotated_BOI.square().sum(dim=(1, 2))
-        if layer.scale_OI is not None:
-            rotated_BOI.mul_(layer.scale_OI)
+        scaled_BOI = layer.scaled(rotated_BOI)
+        own_B = scaled_BOI.square().sum(dim=(1, 2))
         return LayerRows(
-            vectors_BK=compress(whitening.sketch, name, rotated_BOI),
-            self_influence_B=rotated_BOI.square().sum(dim=(1, 2)),
+            vectors_BK=compress(whitening.sketch, name, scaled_BOI),
+            self_influence_B=layer.self_influence(rotated_BOI)
+            if whitening.sketch.separable
+            else own_B,
             squared_norm_B=squared_norm_B,
         )
     kept = layer.kept
