@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,22 +15,17 @@ from torch import Tensor
 
 import gradients_store
 from influence.documents.gradients import Forward
-from influence.documents.scores import (
-    directions,
-    exact_scores,
-    self_influence,
-)
-from influence.text import Batch, Chunk
+from influence.documents.scores import Solved, exact_scores, joined_directions, solve_queries
+from influence.text import Batch, Chunk, collate, encode_query, plan_batches
 from pipelines.cluster import Workers
-from pipelines.gradient_files import IndexSpec, load_curvature
+from pipelines.gradient_files import IndexSpec, load_curvature, load_sketch
 from pipelines.queries import Query
-from pipelines.query_gradients import differentiate
 from pipelines.run_folder import key_of
-from pipelines.tokens import batches, read_chunks, read_table, shard_path, write_table
+from pipelines.tokens import read_chunks, read_table, shard_path, write_table
 from pipelines.worker import language_model, layers_of, naming_documents
 
 QUERY_GIGABYTES = 1.0
-"""Memory for the preconditioned gradients of one block of queries."""
+"""Memory of a process for the preconditioned gradients of one block of queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +46,21 @@ class Traced:
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedBlock:
     """A block of queries, differentiated and preconditioned."""
 
     queries: tuple[Query, ...]
     chunks: tuple[Chunk, ...]
-    forward: Forward
-    gradients: dict[str, Tensor]
+    forwards: tuple[Forward, ...]
+    """Of each query: the losses of its completion (and of its contrast, in a second row)."""
     directions: dict[str, Tensor]
+    """For each layer ``[Q, O, I]``."""
     self_influence_Q: Tensor
-    contrast_losses: tuple[float | None, ...]
-    """Loss of each query's contrast in nats; None where it has none."""
+    vectors_QP: Tensor | None
+    """The queries as vectors of the store; None without a store."""
 
 
-def solve(run: Traced, queries: Sequence[Query]) -> Solved:
+def solve(run: Traced, queries: Sequence[Query]) -> SolvedBlock:
     """Differentiate and precondition a block of queries: one backward pass each.
 
     Args:
@@ -72,49 +68,68 @@ def solve(run: Traced, queries: Sequence[Query]) -> Solved:
         queries: A few queries.
 
     Returns:
-        Gradients of the measurement, and its preconditioned directions.
+        Preconditioned directions of the measurements; their gradients are not kept.
     """
-    return _solve(run.specs[0].of_every_shard(), tuple(queries))
+    return _solve(run.specs[0].of_every_shard(), tuple(queries), run.store is not None)
 
 
 @lru_cache(maxsize=1)  # the shards of a block of queries share it
-def _solve(spec: IndexSpec, queries: tuple[Query, ...]) -> Solved:
+def _solve(spec: IndexSpec, queries: tuple[Query, ...], stored: bool) -> SolvedBlock:
     loaded, layers = language_model(spec.model), layers_of(spec.model)
     curvature = load_curvature(spec.curvature, str(loaded.device))
-    found = [differentiate(spec.model, query) for query in queries]
-    joined = {layer.name: torch.cat([f.gradients[layer.name] for f in found]) for layer in layers}
-    solved = directions(curvature, spec.damping, joined)
-    return Solved(
+    sketch = load_sketch(spec.sketch) if stored else None
+    found: list[Solved] = []
+    chunks: list[Chunk] = []
+
+    def each() -> Iterator[dict[str, Tensor]]:
+        for query in queries:
+            texts = [query.completion] + ([] if query.contrast is None else [query.contrast])
+            own = [
+                encode_query(loaded.tokenizer, query.prompt, t, loaded.max_tokens) for t in texts
+            ]
+            batch = collate(own, loaded.pad_id).to(loaded.device)
+            one = solve_queries(
+                loaded.model,
+                layers,
+                batch,
+                curvature,
+                spec.damping,
+                sketch=sketch,
+                contrast=query.contrast is not None,
+            )
+            chunks.append(own[0])
+            found.append(replace(one, directions={}))
+            yield one.directions
+
+    joined = joined_directions(each(), len(queries))
+    vectors = [one.vectors_QP for one in found if one.vectors_QP is not None]
+    return SolvedBlock(
         queries=queries,
-        chunks=tuple(f.chunk for f in found),
-        forward=_join([f.forward for f in found]),
-        gradients=joined,
-        directions=solved,
-        self_influence_Q=self_influence(joined, solved).cpu(),
-        contrast_losses=tuple(f.contrast_loss for f in found),
+        chunks=tuple(chunks),
+        forwards=tuple(one.forward for one in found),
+        directions=joined,
+        self_influence_Q=torch.cat([one.self_influence_Q for one in found]).cpu(),
+        vectors_QP=torch.cat(vectors).cpu() if vectors else None,
     )
 
 
-def _join(forwards: Sequence[Forward]) -> Forward:
-    width = max(f.token_loss_BT.shape[1] for f in forwards)
-    padded = [
-        torch.nn.functional.pad(f.token_loss_BT, (0, width - f.token_loss_BT.shape[1]))
-        for f in forwards
-    ]
-    return Forward(
-        loss_B=torch.cat([f.loss_B for f in forwards]).cpu(), token_loss_BT=torch.cat(padded).cpu()
-    )
+def blocks(run: Traced, queries: Sequence[Query], most: int | None = None) -> Iterator[list[Query]]:
+    """Cut queries into blocks whose directions fit into ``QUERY_GIGABYTES``, as large as can be.
 
+    A document is differentiated once for each block, which costs as much as scoring it for
+    hundreds of queries.
 
-def blocks(run: Traced, queries: Sequence[Query]) -> Iterator[list[Query]]:
-    """Cut queries into blocks whose gradients fit into memory.
+    Args:
+        run: The run.
+        queries: All queries.
+        most: Most queries of a block; None: as many as fit.
 
     Yields:
         Blocks in order.
     """
     layers = layers_of(run.specs[0].model)
-    parameters = sum(x.out_features * (x.in_features + int(x.bias)) for x in layers)
-    size = int(np.clip(QUERY_GIGABYTES * 1e9 / (parameters * 12), 1, 64))
+    numbers = sum(x.out_features * (x.in_features + int(x.bias)) for x in layers)
+    size = max(1, min(most or len(queries), int(QUERY_GIGABYTES * 1e9 / (4 * numbers))))
     for start in range(0, len(queries), size):
         yield list(queries[start : start + size])
 
@@ -129,7 +144,7 @@ class DocumentScores:
     loss_D: np.ndarray
 
 
-def score_documents(run: Traced, solved: Solved, rows: Sequence[int]) -> DocumentScores:
+def score_documents(run: Traced, solved: SolvedBlock, rows: Collection[int]) -> DocumentScores:
     """Score some documents exactly, in this process.
 
     Args:
@@ -145,27 +160,35 @@ def score_documents(run: Traced, solved: Solved, rows: Sequence[int]) -> Documen
     queries = len(solved.queries)
     scores_QLD = torch.zeros(queries, len(layers), len(wanted), dtype=torch.float64)
     loss_D = torch.zeros(len(wanted), dtype=torch.float64)
-    for spec in run.specs:
-        own = {row for row in wanted if spec.first <= row < spec.first + len(spec.ids)}
-        for batch in _batches(spec, own):
-            with naming_documents(spec.ids, spec.first):
-                model = language_model(spec.model).model
-                scored = exact_scores(model, layers, batch, solved.directions)
-            columns = torch.tensor([wanted[int(d)] for d in batch.document])
-            scores_QLD.index_add_(2, columns, scored.layers_QLB.double().cpu())
-            loss_D.index_add_(0, columns, scored.forward.loss_B.double().cpu())
+    for _, batch in chunk_batches(run, wanted):
+        with naming_documents([i for s in run.specs for i in s.ids], run.specs[0].first):
+            model = language_model(run.specs[0].model).model
+            scored = exact_scores(model, layers, batch, solved.directions)
+        columns = torch.tensor([wanted[int(d)] for d in batch.document])
+        scores_QLD.index_add_(2, columns, scored.layers_QLB.double().cpu())
+        loss_D.index_add_(0, columns, scored.forward.loss_B.double().cpu())
     return DocumentScores(np.array(sorted(wanted)), scores_QLD.numpy(), loss_D.numpy())
 
 
-def _batches(spec: IndexSpec, rows: set[int]) -> Iterator[Batch]:
-    if not rows:
-        return
-    loaded = language_model(spec.model)
-    chunks = [
-        c for c in read_chunks(shard_path(Path(spec.tokens), spec.shard)) if c.document in rows
-    ]
-    for work in batches(chunks, loaded.pad_id, spec.token_budget):
-        yield work.batch.to(loaded.device)
+def chunk_batches(run: Traced, rows: Collection[int]) -> Iterator[tuple[list[Chunk], Batch]]:
+    """The chunks of some documents of all shards, batched by length under the token budget.
+
+    Args:
+        run: The run; only the shards that hold a document are read.
+        rows: Row numbers of documents, each once.
+
+    Yields:
+        The chunks of a batch, and the batch on the model's device.
+    """
+    chunks: list[Chunk] = []
+    for spec in run.specs:
+        own = [row for row in rows if spec.first <= row < spec.first + len(spec.ids)]
+        if own:
+            chunks += read_chunks(shard_path(Path(spec.tokens), spec.shard), own)
+    loaded = language_model(run.specs[0].model)
+    for plan in plan_batches([len(c.tokens) for c in chunks], run.specs[0].token_budget):
+        batched = [chunks[i] for i in plan]
+        yield batched, collate(batched, loaded.pad_id).to(loaded.device)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,13 @@ same for any number of partitions, workers and resumes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from influence.text import Batch, Chunk, collate, plan_batches
 from pipelines.errors import RunError
@@ -85,13 +86,20 @@ def read_table(path: Path) -> pa.Table:
         ) from None
 
 
-def read_chunks(path: Path) -> list[Chunk]:
+def read_chunks(path: Path, documents: Collection[int] | None = None) -> list[Chunk]:
     """Read the chunks of one shard.
+
+    Args:
+        path: The shard's file.
+        documents: Row numbers of the documents to read; None: all.
 
     Returns:
         Chunks in the order of the documents.
     """
     table = read_table(path)
+    if documents is not None:
+        wanted = pa.array(sorted(documents), pa.int64())
+        table = table.filter(pc.is_in(table.column("document"), value_set=wanted))
     return [
         Chunk(
             document=row["document"].as_py(),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 import gradients_store
 from influence.documents.scores import (
@@ -24,26 +25,41 @@ from influence.documents.scores import (
     UNIT,
     normalised,
     token_scores,
-    whitened_queries,
 )
-from influence.text import collate, token_texts
+from influence.text import Chunk, token_texts
 from pipelines.answers import greedy
 from pipelines.cluster import Workers
 from pipelines.corpus import metadata, read_documents
-from pipelines.gradient_files import load_curvature, load_sketch
 from pipelines.queries import Query
 from pipelines.run_folder import key_of, new_file, write_json
 from pipelines.scoring import (
     DocumentScores,
-    Solved,
+    SolvedBlock,
     Traced,
     blocks,
+    chunk_batches,
     exact_everywhere,
     score_documents,
     solve,
 )
-from pipelines.tokens import read_chunks, shard_path
 from pipelines.worker import language_model, layers_of
+
+RERANKED = 64
+"""Most queries that are traced at once: each candidate of one of them is scored for all of them."""
+
+Heat = dict[int, list[tuple[str, float, bool]]]
+"""By row number of a document: its tokens' texts, scores in nats times N, and whether special."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One query's candidates with their exact scores, and those that are shown."""
+
+    own: DocumentScores
+    """With Q = 1."""
+    chosen: dict[str, list[int]]
+    """Positions in ``own`` of the proponents and the opponents, strongest first."""
+    heat: Heat
 
 
 def trace(
@@ -65,33 +81,68 @@ def trace(
     """
     everywhere = exact_everywhere(run, queries, workers) if how.exact or run.store is None else None
     start = 0
-    for block in blocks(run, queries):
-        begun = time.perf_counter()
+    for block in blocks(run, queries, RERANKED):
+        clock = time.perf_counter
+        begun = clock()
         solved = solve(run, block)
-        seconds = {"query": time.perf_counter() - begun}
+        seconds = {"query": clock() - begun}
         rows_QN = None if everywhere is None else everywhere[start : start + len(block)]
         found = _search(run, solved, how.candidates, rows_QN)
-        seconds["search"] = time.perf_counter() - begun - seconds["query"]
-        union = sorted({int(r) for one in found for r in one["rows"]})
-        scored = score_documents(run, solved, union)
-        seconds["rerank"] = time.perf_counter() - begun - sum(seconds.values())
-        for position in range(len(block)):
-            yield _one(run, solved, position, found[position], scored, how, seconds)
+        seconds["search"] = clock() - begun - sum(seconds.values())
+        scored = score_documents(run, solved, {int(r) for one in found for r in one["rows"]})
+        seconds["rerank"] = clock() - begun - sum(seconds.values())
+        own = [_of_query(scored, q, one["rows"]) for q, one in enumerate(found)]
+        chosen = [_chosen(one, how.top) for one in own]
+        shown = [one.rows[_positions(both)] for one, both in zip(own, chosen, strict=True)]
+        heat = token_heat(run, solved, shown)
+        seconds["tokens"] = clock() - begun - sum(seconds.values())
+        for q in range(len(block)):
+            explained = Explained(own[q], chosen[q], heat[q])
+            yield _one(run, solved, q, found[q], explained, how, seconds)
         start += len(block)
 
 
+def query_vectors(solved: SolvedBlock) -> np.ndarray:
+    """The queries of a block as vectors of the store.
+
+    Returns:
+        ``[Q, P]``.
+    """
+    assert solved.vectors_QP is not None
+    return solved.vectors_QP.numpy()
+
+
+def _of_query(scored: DocumentScores, q: int, candidates: np.ndarray) -> DocumentScores:
+    """The scores of one query's own candidates."""
+    own = np.isin(scored.rows, candidates)
+    return DocumentScores(
+        scored.rows[own], scored.layers_QLD[q : q + 1][:, :, own], scored.loss_D[own]
+    )
+
+
+def _chosen(own: DocumentScores, top: int) -> dict[str, list[int]]:
+    """Positions of a query's strongest candidates of each sign."""
+    total_D = own.layers_QLD[0].sum(axis=0)
+    order = np.argsort(-total_D, kind="stable")
+    return {
+        "proponents": [i for i in order[:top] if total_D[i] > 0],
+        "opponents": [i for i in order[::-1][:top] if total_D[i] < 0],
+    }
+
+
+def _positions(chosen: dict[str, list[int]]) -> list[int]:
+    return sorted({i for group in chosen.values() for i in group})
+
+
 def _search(
-    run: Traced, solved: Solved, candidates: int, everywhere_QN: np.ndarray | None
+    run: Traced, solved: SolvedBlock, candidates: int, everywhere_QN: np.ndarray | None
 ) -> list[dict[str, Any]]:
     """Candidates of both signs, and sums over all documents, for each query of the block."""
     if everywhere_QN is not None:
         return [_from_all(run, scores_N, candidates) for scores_N in everywhere_QN]
     assert run.store is not None
-    spec = run.specs[0]
-    curvature = load_curvature(spec.curvature, str(language_model(spec.model).device))
-    query_QP = whitened_queries(curvature, spec.damping, load_sketch(spec.sketch), solved.gradients)
     result = gradients_store.search(
-        run.store, query_QP.cpu().numpy(), top=candidates, group_by=("source", "language")
+        run.store, query_vectors(solved), top=candidates, group_by=("source", "language")
     )
     found = []
     for q in range(len(solved.queries)):
@@ -155,25 +206,17 @@ def _from_all(run: Traced, scores_N: np.ndarray, candidates: int) -> dict[str, A
 
 def _one(
     run: Traced,
-    solved: Solved,
+    solved: SolvedBlock,
     q: int,
     found: dict[str, Any],
-    scored: DocumentScores,
+    explained: Explained,
     how: HowToTrace,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Put one query's trace together and write its files."""
     documents = len([i for s in run.specs for i in s.ids])
-    own = np.isin(scored.rows, found["rows"])
-    layers_LD = scored.layers_QLD[q][:, own]
-    total_D, rows = layers_LD.sum(axis=0), scored.rows[own]
-    order = np.argsort(-total_D, kind="stable")
-    chosen = {
-        "proponents": [i for i in order[: how.top] if total_D[i] > 0],
-        "opponents": [i for i in order[::-1][: how.top] if total_D[i] < 0],
-    }
-    table = _table(run, solved, q, found, scored, own)
-    shown = _rows(run, solved, q, rows, layers_LD, table, chosen)
+    layers_LD = explained.own.layers_QLD[0]
+    table = _table(run, solved, q, found, explained.own)
     folder = trace_folder(run, solved.queries[q], how)
     result = {
         "format": 1,
@@ -184,10 +227,10 @@ def _one(
         "measurement": "loss(completion) - loss(contrast)"
         if solved.queries[q].contrast is not None
         else "loss(completion)",
-        **shown,
+        **_rows(run, explained, table),
         "sources": _groups(found["groups"]["source"], documents),
         "languages": _groups(found["groups"]["language"], documents),
-        "layers": _layer_sums(run, layers_LD, chosen, documents),
+        "layers": _layer_sums(run, layers_LD, explained.chosen, documents),
         "distribution": {
             "edges": (found["edges"] / documents).tolist(),
             "counts": found["counts"].tolist(),
@@ -262,16 +305,14 @@ def _layer_sums(
 
 def _table(
     run: Traced,
-    solved: Solved,
+    solved: SolvedBlock,
     q: int,
     found: dict[str, Any],
-    scored: DocumentScores,
-    own: np.ndarray,
+    own: DocumentScores,
 ) -> pa.Table:
     """All candidates with exact scores: what ``scores.parquet`` holds."""
     ids = [i for s in run.specs for i in s.ids]
-    rows = scored.rows[own]
-    total_D = scored.layers_QLD[q].sum(axis=0)[own]
+    rows, total_D = own.rows, own.layers_QLD[0].sum(axis=0)
     self_D = _self_influence(run, rows)
     relative = normalised(
         torch.from_numpy(total_D)[None], solved.self_influence_Q[q : q + 1].double(), self_D
@@ -287,7 +328,7 @@ def _table(
                 [None if s is None else s / len(ids) for s in stored], pa.float64()
             ),
             "self_influence": self_D.numpy() / len(ids),
-            "loss": scored.loss_D[own],
+            "loss": own.loss_D,
         },
         metadata={"unit": UNIT, "sign": SIGN, "n_documents": str(len(ids))},
     )
@@ -300,18 +341,11 @@ def _self_influence(run: Traced, rows: np.ndarray) -> Tensor:
     return torch.from_numpy(column.to_numpy().astype(np.float64))
 
 
-def _rows(
-    run: Traced,
-    solved: Solved,
-    q: int,
-    rows: np.ndarray,
-    layers_LD: np.ndarray,
-    table: pa.Table,
-    chosen: dict[str, list[int]],
-) -> dict[str, list[dict[str, Any]]]:
+def _rows(run: Traced, explained: Explained, table: pa.Table) -> dict[str, list[dict[str, Any]]]:
     documents = len([i for s in run.specs for i in s.ids])
-    positions = sorted({i for group in chosen.values() for i in group})
-    heat = _token_heat(run, solved, q, [int(rows[i]) for i in positions])
+    chosen, heat = explained.chosen, explained.heat
+    rows, layers_LD = explained.own.rows, explained.own.layers_QLD[0]
+    positions = _positions(chosen)
     texts = dict(
         zip(positions, read_documents(run.corpus, [int(rows[i]) for i in positions]), strict=True)
     )
@@ -352,57 +386,67 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _token_heat(
-    run: Traced, solved: Solved, q: int, rows: Sequence[int]
-) -> dict[int, list[tuple[str, float, bool]]]:
-    """For each document, its tokens, their share of the score (chunks joined), and which are special."""
-    own = {name: values_QOI[q : q + 1] for name, values_QOI in solved.directions.items()}
-    heat: dict[int, list[tuple[int, float]]] = {}
-    for spec in run.specs:
-        wanted = {r for r in rows if spec.first <= r < spec.first + len(spec.ids)}
-        if not wanted:
-            continue
-        loaded, layers = language_model(spec.model), layers_of(spec.model)
-        chunks = [
-            c
-            for c in read_chunks(shard_path(Path(spec.tokens), spec.shard))
-            if c.document in wanted
-        ]
-        for chunk in chunks:
-            batch = collate([chunk], loaded.pad_id).to(loaded.device)
-            scores_T = token_scores(loaded.model, layers, batch, own)[0, 0].double().cpu().tolist()
-            pairs = list(zip(chunk.tokens.tolist(), scores_T, strict=True))
-            before = heat.setdefault(chunk.document, [])
-            if before and before[-1][0] == pairs[0][0]:  # chunks overlap by one token
-                last = before.pop()
-                pairs[0] = (last[0], last[1] + pairs[0][1])
-            before.extend(pairs)
-    tokenizer = language_model(run.specs[0].model).tokenizer
+def token_heat(run: Traced, solved: SolvedBlock, shown: Sequence[np.ndarray]) -> list[Heat]:
+    """Every token's share of a document's score, chunks joined; a document is differentiated once.
+
+    Args:
+        run: The run.
+        solved: A block of queries.
+        shown: For each query the row numbers of the documents to score.
+
+    Returns:
+        For each query and each of its documents the tokens' texts, their scores in nats times N,
+        and whether they are special tokens.
+    """
+    loaded, layers = language_model(run.specs[0].model), layers_of(run.specs[0].model)
+    wanted = [set(rows.tolist()) for rows in shown]
+    parts: list[dict[int, list[tuple[Chunk, list[float]]]]] = [{} for _ in shown]
+    for chunks, batch in chunk_batches(run, set().union(*wanted)):
+        wanted_QB = torch.tensor([[c.document in rows for c in chunks] for rows in wanted])
+        scores_QBT = token_scores(loaded.model, layers, batch, solved.directions, wanted_QB)
+        found_QBT = scores_QBT.double().cpu().numpy()
+        for q, row in wanted_QB.nonzero().tolist():
+            chunk = chunks[row]
+            scores_T = found_QBT[q, row, : len(chunk.tokens)].tolist()
+            parts[q].setdefault(chunk.document, []).append((chunk, scores_T))
+    return [{row: _joined(loaded.tokenizer, found) for row, found in one.items()} for one in parts]
+
+
+def _joined(
+    tokenizer: PreTrainedTokenizerBase, found: list[tuple[Chunk, list[float]]]
+) -> list[tuple[str, float, bool]]:
+    """The tokens of a document from those of its chunks, in any order."""
+    tokens: list[int] = []
+    scores: list[float] = []
+    for chunk, scores_T in sorted(found, key=lambda pair: pair[0].chunk):
+        own = chunk.tokens.tolist()
+        if tokens and tokens[-1] == own[0]:  # chunks overlap by one token
+            scores[-1] += scores_T[0]
+            own, scores_T = own[1:], scores_T[1:]
+        tokens += own
+        scores += scores_T
     special = set(tokenizer.all_special_ids)
-    return {
-        row: [
-            (text, score, token in special)
-            for text, (token, score) in zip(
-                token_texts(tokenizer, [t for t, _ in pairs]), pairs, strict=True
-            )
-        ]
-        for row, pairs in heat.items()
-    }
+    return [
+        (text, score, token in special)
+        for text, token, score in zip(token_texts(tokenizer, tokens), tokens, scores, strict=True)
+    ]
 
 
 @torch.no_grad()
-def _describe(run: Traced, solved: Solved, q: int) -> dict[str, Any]:
+def _describe(run: Traced, solved: SolvedBlock, q: int) -> dict[str, Any]:
     """The query's tokens, and what the model itself would say."""
     loaded = language_model(run.specs[0].model)
     query, chunk = solved.queries[q], solved.chunks[q]
-    losses_T = solved.forward.token_loss_BT[q].tolist()
+    forward = solved.forwards[q]
+    losses_T = forward.token_loss_BT[0].tolist()
     texts = token_texts(loaded.tokenizer, chunk.tokens.tolist())
     first = int(np.flatnonzero(chunk.loss)[0])
     count = int(chunk.loss.sum())
     ids = torch.tensor(chunk.tokens[:first].tolist(), device=loaded.device)[None]
     logits = loaded.model(input_ids=ids, use_cache=False).logits[0, -1].double().softmax(-1)
     best = logits.topk(min(5, len(logits)))
-    loss, against = float(solved.forward.loss_B[q]), solved.contrast_losses[q]
+    loss = float(forward.loss_B[0])
+    against = None if query.contrast is None else float(forward.loss_B[1])
     return {
         "id": query.name,
         "prompt": query.prompt or "",

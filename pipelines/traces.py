@@ -13,24 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import gradients_store
-from influence.documents.scores import SIGN, UNIT, whitened_queries
+from influence.documents.scores import SIGN, UNIT
 from pipelines.cluster import Workers
 from pipelines.comparison import Compared, beside, write_methods
 from pipelines.errors import RunError
-from pipelines.gradient_files import load_curvature, load_sketch
 from pipelines.report.trace_page import render_index, write_trace_page
 from pipelines.run_folder import new_file
 from pipelines.trace import (
+    RERANKED,
     HowToTrace,
     Query,
     Traced,
     blocks,
     exact_everywhere,
+    query_vectors,
     solve,
     trace,
     trace_folder,
 )
-from pipelines.worker import language_model
 
 LAYOUTS = ("long", "wide")
 
@@ -176,12 +176,6 @@ def _schema(queries: Sequence[Query], layout: str) -> pa.Schema:
 
 def _from_store(run: Traced, queries: Sequence[Query]) -> Iterator[tuple[int, np.ndarray]]:
     assert run.store is not None
-    spec = run.specs[0]
-    curvature = load_curvature(spec.curvature, str(language_model(spec.model).device))
-    sketch = load_sketch(spec.sketch)
-    vectors = [
-        whitened_queries(curvature, spec.damping, sketch, solve(run, block).gradients).cpu().numpy()
-        for block in blocks(run, queries)
-    ]
+    vectors = [query_vectors(solve(run, block)) for block in blocks(run, queries, RERANKED)]
     for start, scores_Qb in gradients_store.all_scores(run.store, np.concatenate(vectors)):
         yield start, scores_Qb.astype(np.float64)

@@ -14,7 +14,6 @@ from benchmarks.speed.setting import SIDE, Job, load_model
 from influence.documents import (
     curvature,
     curvlinops_fit,
-    gradients,
     labels,
     scores,
     sketch,
@@ -89,9 +88,10 @@ def index(state: Any, job: Job) -> None:
 
 def score(state: Any, job: Job) -> None:
     model, layers = state
-    batch = collate(_chunks(job.queries), 0)
-    found, _ = gradients.per_document_gradients(model, layers, batch)
-    solved = scores.directions(_fisher(job), FACTOR, found)
+    fisher, queries = _fisher(job), _chunks(job.queries)
+    asked = (collate(queries[i : i + 8], 0) for i in range(0, len(queries), 8))
+    found = (scores.solve_queries(model, layers, batch, fisher, FACTOR) for batch in asked)
+    solved = scores.joined_directions((x.directions for x in found), len(queries))
     parts = [scores.exact_scores(model, layers, b, solved).scores_QB for b in _batches(job)]
     np.save(job.out / "scores.npy", torch.cat(parts, dim=1).numpy())
 

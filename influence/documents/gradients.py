@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from influence.batches import IGNORED
 from influence.errors import GradientError
 from influence.layers import Layer
 from influence.text import Batch
@@ -53,6 +54,26 @@ def token_losses(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
     return nn.functional.cross_entropy(
         logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=-100, reduction="none"
     ).view(targets_BT.shape)
+
+
+def losses_and_gradient(logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """``token_losses``, and the gradient of their sum with respect to the logits, in one buffer.
+
+    Args:
+        logits_BTV: Logits ``[B, T, V]``; read only.
+        targets_BT: Token ids ``[B, T]``; -100 where nothing is counted.
+
+    Returns:
+        Losses ``[B, T]`` in nats, and ``softmax(logits) - onehot(target)`` ``[B, T, V]``, 0 where
+        nothing is counted.
+    """
+    ignored_BT1 = (targets_BT == IGNORED)[..., None]
+    index_BT1 = targets_BT[..., None].masked_fill(ignored_BT1, 0)
+    log_BTV = logits_BTV.log_softmax(dim=-1)
+    losses_BT1 = log_BTV.gather(-1, index_BT1).neg_().masked_fill_(ignored_BT1, 0)
+    gradient_BTV = log_BTV.exp_()
+    gradient_BTV.scatter_add_(-1, index_BT1, gradient_BTV.new_full(index_BT1.shape, -1.0))
+    return losses_BT1[..., 0], gradient_BTV.masked_fill_(ignored_BT1, 0)
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -234,11 +255,11 @@ def backward(
         logits_BTV = logits_of(model, batch)
         if draw is not None:
             batch = draw(batch, logits_BTV.detach())
-        losses_BT = token_losses(logits_BTV, batch.targets)
+        losses_BT, gradient_BTV = losses_and_gradient(logits_BTV.detach(), batch.targets)
         loss_B = losses_BT.sum(dim=1)
-        refuse_not_finite(loss_B.detach(), batch, "loss")
-        loss_B.sum().backward()
-    return Forward(loss_B=loss_B.detach(), token_loss_BT=losses_BT.detach())
+        refuse_not_finite(loss_B, batch, "loss")
+        torch.autograd.backward(logits_BTV, gradient_BTV)
+    return Forward(loss_B=loss_B, token_loss_BT=losses_BT)
 
 
 def refuse_not_finite(values: Tensor, batch: Batch, what: str) -> None:

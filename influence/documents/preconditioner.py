@@ -139,13 +139,22 @@ def precondition(layer: LayerCurvature, factor: float, gradient_BOI: Tensor) -> 
     Returns:
         ``[B, O, I]``.
     """
+    rotated_BOI = gradient_BOI
+    if layer.out_basis_OO is not None and layer.in_basis_II is not None:
+        rotated_BOI = layer.out_basis_OO.T @ gradient_BOI @ layer.in_basis_II
     scale_OI = inverse_root(layer, factor)
-    if scale_OI is None:
-        return gradient_BOI
+    return rotated_back(layer, rotated_BOI if scale_OI is None else rotated_BOI * scale_OI**2)
+
+
+def rotated_back(layer: LayerCurvature, rotated_BOI: Tensor) -> Tensor:
+    """From the eigenbasis to the parameters' own axes, ``Q_S V Q_A^T``.
+
+    Returns:
+        ``[B, O, I]``.
+    """
     if layer.out_basis_OO is None or layer.in_basis_II is None:
-        return gradient_BOI * scale_OI**2
-    rotated_BOI = layer.out_basis_OO.T @ gradient_BOI @ layer.in_basis_II
-    return layer.out_basis_OO @ (rotated_BOI * scale_OI**2) @ layer.in_basis_II.T
+        return rotated_BOI
+    return layer.out_basis_OO @ rotated_BOI @ layer.in_basis_II.T
 
 
 def effective_dimension(layer: LayerCurvature, factor: float) -> float:

@@ -13,7 +13,7 @@ Source: Koh & Liang (2017), arXiv:1703.04730, eq. 2, sign negated; Grosse et al.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,12 +30,16 @@ from influence.documents.preconditioner import (
     precondition,
     query_scale,
     rotate,
+    rotated_back,
 )
 from influence.documents.sketch import Sketch, compress, compress_query, join
 from influence.documents.tokenwise import LayerRows
 from influence.documents.whitening import Whitening, layer_rows
 from influence.layers import Layer
 from influence.text import Batch
+
+GRADIENT_NUMBERS = 1 << 21
+"""Full gradients of a batch are formed in slices of about this many numbers (8 MiB)."""
 
 UNIT = "nats per document removed"
 SIGN = (
@@ -76,6 +80,95 @@ def directions(
 
 
 @dataclass(frozen=True)
+class Solved:
+    """Queries, differentiated and preconditioned."""
+
+    directions: dict[str, Tensor]
+    """``(F + lambda)^{-1} grad f`` for each layer, ``[Q, O, I]``."""
+    self_influence_Q: Tensor
+    """``I(q, q)``, in nats times N, never negative."""
+    vectors_QP: Tensor | None
+    """The queries as vectors of the store (``whitened_queries``); None without a sketch."""
+    forward: Forward
+    """Losses of the rows ``[B]``."""
+
+
+def solve_queries(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    curvature: Mapping[str, LayerCurvature],
+    factor: float,
+    *,
+    sketch: Sketch | None = None,
+    contrast: bool = False,
+) -> Solved:
+    """Differentiate and precondition queries layer by layer; only one layer's gradients are held.
+
+    Args:
+        model: The causal LM.
+        layers: Tracked layers.
+        batch: A row a query; with ``contrast`` a query's row, then its contrast's, and so on.
+        curvature: Every layer's curvature.
+        factor: Damping factor.
+        sketch: The store's sketch; None: no vectors.
+        contrast: The measurement is a row's loss less that of the next row.
+
+    Returns:
+        Directions, self-influence and vectors of the queries.
+
+    Raises:
+        GradientError: If a loss is not finite.
+    """
+    solved: dict[str, Tensor] = {}
+    vectors: dict[str, Tensor] = {}
+    own: list[Tensor] = []
+
+    def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
+        layer = curvature[name]
+        whitened_QOI = rotate(layer, inputs_BTI, output_BTO)
+        if contrast:
+            whitened_QOI = whitened_QOI[0::2] - whitened_QOI[1::2]
+        scale_OI = inverse_root(layer, factor)
+        if scale_OI is not None:
+            whitened_QOI = whitened_QOI * scale_OI
+        own.append(whitened_QOI.square().sum(dim=(1, 2)))
+        if sketch is not None:
+            vectors[name] = compress(sketch, name, whitened_QOI)
+        rotated_QOI = whitened_QOI if scale_OI is None else whitened_QOI * scale_OI
+        solved[name] = rotated_back(layer, rotated_QOI)
+
+    forward = backward(model, layers, batch, consume)
+    return Solved(
+        directions={layer.name: solved[layer.name] for layer in layers},
+        self_influence_Q=torch.stack(own).sum(dim=0),
+        vectors_QP=None if sketch is None else join(sketch, vectors),
+        forward=forward,
+    )
+
+
+def joined_directions(parts: Iterable[Directions], queries: int) -> dict[str, Tensor]:
+    """Directions of many queries, copied into place as they come: one part is held beside them all.
+
+    Args:
+        parts: Directions of some queries each, in order.
+        queries: How many they are together.
+
+    Returns:
+        For each layer ``[Q, O, I]``.
+    """
+    joined: dict[str, Tensor] = {}
+    start = 0
+    for part in parts:
+        for name, some_QOI in part.items():
+            if name not in joined:
+                joined[name] = some_QOI.new_empty(queries, *some_QOI.shape[1:])
+            joined[name][start : start + len(some_QOI)] = some_QOI
+        start += len(next(iter(part.values())))
+    return joined
+
+
+@dataclass(frozen=True)
 class ExactScores:
     """Scores of the rows of one batch, not yet divided by N."""
 
@@ -106,8 +199,7 @@ def exact_scores(
     parts: dict[str, Tensor] = {}
 
     def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
-        rows_BP = gradient(inputs_BTI, output_BTO).flatten(1)
-        parts[name] = queries[name].flatten(1) @ rows_BP.T
+        parts[name] = _products(queries[name], inputs_BTI, output_BTO)
 
     forward = backward(model, layers, batch, consume)
     layers_QLB = torch.stack([parts[layer.name] for layer in layers], dim=1)
@@ -115,29 +207,62 @@ def exact_scores(
     return ExactScores(layers_QLB=layers_QLB, forward=forward)
 
 
+def _products(directions_QOI: Tensor, inputs_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+    """``<V_q, sum_t g_t a_t^T>`` as ``[Q, B]``, some layer outputs at a time."""
+    rows, _, inputs = inputs_BTI.shape
+    step = max(1, GRADIENT_NUMBERS // (rows * inputs))
+    total_QB = inputs_BTI.new_zeros(len(directions_QOI), rows)
+    for start in range(0, output_BTO.shape[2], step):
+        own = slice(start, start + step)
+        rows_BSI = gradient(inputs_BTI, output_BTO[..., own])
+        total_QB.addmm_(directions_QOI[:, own].flatten(1), rows_BSI.flatten(1).T)
+    return total_QB
+
+
 def token_scores(
-    model: nn.Module, layers: Sequence[Layer], batch: Batch, queries: Directions
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    queries: Directions,
+    wanted_QB: Tensor | None = None,
 ) -> Tensor:
     """Score every position of every row: ``sum_layers g_t^T P(V) a_t``.
 
     A position's score is the influence that flows through the layers at that token; it includes
     what the token does for the prediction of later ones.  The sum over T is the row's score.
 
+    Args:
+        model: The causal LM.
+        layers: Tracked layers.
+        batch: Rows (chunks of documents).
+        queries: Preconditioned query gradients.
+        wanted_QB: Which queries to score which rows for; None: all for all.
+
     Returns:
-        ``[Q, B, T]``, in nats times N.
+        ``[Q, B, T]``, in nats times N; 0 for pairs that are not wanted.
     """
-    total_QBT = torch.zeros(0)
+    rows, tokens = batch.input_ids.shape
+    count = len(next(iter(queries.values())))
+    if wanted_QB is None:
+        wanted_QB = torch.ones(count, rows, dtype=torch.bool)
+    asked = [
+        (q, own_B.nonzero()[:, 0].to(batch.input_ids.device)) for q, own_B in enumerate(wanted_QB)
+    ]
+    asked = [(q, rows_R) for q, rows_R in asked if len(rows_R)]
+    total_QBT: Tensor | None = None
 
     def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
         nonlocal total_QBT
-        part_QBT = torch.stack(
-            [((output_BTO @ v_OI) * inputs_BTI).sum(dim=-1) for v_OI in queries[name]]
-        )
-        if part_QBT.shape[-1] > batch.input_ids.shape[1]:  # a layer used more than once
-            part_QBT = part_QBT.unflatten(-1, (-1, batch.input_ids.shape[1])).sum(dim=2)
-        total_QBT = part_QBT if total_QBT.numel() == 0 else total_QBT + part_QBT
+        if total_QBT is None:
+            total_QBT = inputs_BTI.new_zeros(count, rows, tokens)
+        for q, rows_R in asked:
+            product_RTI = output_BTO[rows_R] @ queries[name][q]
+            part_RT = product_RTI.mul_(inputs_BTI[rows_R]).sum(dim=-1)
+            # a layer that is used more than once has its uses one after the other
+            total_QBT[q, rows_R] += part_RT.unflatten(-1, (-1, tokens)).sum(dim=1)
 
     backward(model, layers, batch, consume)
+    assert total_QBT is not None
     return total_QBT
 
 

@@ -1,5 +1,6 @@
 """Scores, their parts and their units; layers of odd shape and use; errors that name a document."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -91,6 +92,52 @@ def test_token_and_layer_scores_of_layers_used_twice_add_up(odd):
     assert_matches(by_token.sum(dim=2), expected)
 
 
+@pytest.mark.parametrize("numbers", [1, 200, 1 << 21])
+def test_scores_are_sums_over_slices_of_any_size(odd, monkeypatch, numbers):
+    monkeypatch.setattr(scores, "GRADIENT_NUMBERS", numbers)
+    model, layers, chunks = odd
+    batch = text.collate(chunks, 0, side="left", extra_padding=2)
+    found, _ = gradients.per_document_gradients(model, layers, batch)
+    solved = {name: g[:3] for name, g in found.items()}
+    exact = scores.exact_scores(model, layers, batch, solved)
+    by_layer = [torch.einsum("qoi,boi->qb", solved[x.name], found[x.name]) for x in layers]
+    assert_matches(exact.layers_QLB, torch.stack(by_layer, dim=1))
+
+
+def test_token_scores_of_chosen_pairs_are_those_of_all_pairs(odd):
+    model, layers, chunks = odd
+    batch = text.collate(chunks, 0, extra_padding=2)
+    found, _ = gradients.per_document_gradients(model, layers, batch)
+    solved = {name: g[:3] for name, g in found.items()}
+    wanted_QB = torch.zeros(3, len(chunks), dtype=torch.bool)
+    wanted_QB[0, [1, 4]] = wanted_QB[2, [0, 1, 8]] = True
+    every = scores.token_scores(model, layers, batch, solved)
+    some = scores.token_scores(model, layers, batch, solved, wanted_QB)
+    assert_matches(some, every * wanted_QB[..., None])
+    assert bool(every[~wanted_QB].any())
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_losses_and_their_gradient_are_autograds_cross_entropy(side):
+    batch = text.collate(random_chunks(5), 0, side=side, extra_padding=2)
+    generator = torch.Generator().manual_seed(0)
+    shape = (*batch.targets.shape, 11)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_(True)
+    expected = gradients.token_losses(logits, batch.targets)
+    (slope,) = torch.autograd.grad(expected.sum(), logits)
+    losses, found = gradients.losses_and_gradient(logits.detach(), batch.targets)
+    assert_matches(losses, expected)
+    assert_matches(found, slope)
+
+
+def test_what_is_not_finite_where_nothing_is_counted_does_not_matter():
+    logits = torch.zeros(1, 2, 3)
+    logits[0, 1] = float("nan")
+    losses, slope = gradients.losses_and_gradient(logits, torch.tensor([[2, -100]]))
+    assert bool(losses.isfinite().all())
+    assert not slope[0, 1].any()
+
+
 def test_curvature_of_flat_inputs_is_by_document(odd):
     model, _, chunks = odd
     layers = tracked_layers(model, "flat,head")
@@ -170,6 +217,38 @@ def test_a_contrast_is_the_difference_of_its_two_scores(fitted):
         for g in (a, b, both)
     ]
     assert_matches(measured[2], measured[0] - measured[1])
+
+
+def curvatures(fisher):
+    """EK-FAC, and curvature without bases and without eigenvalues, layer by layer in turn."""
+    kinds = [
+        lambda x: x,
+        lambda x: replace(x, out_basis_OO=None, in_basis_II=None),
+        lambda _: curvature.identity(),
+    ]
+    return {name: kinds[i % 3](x) for i, (name, x) in enumerate(fisher.items())}
+
+
+@pytest.mark.parametrize("against", [False, True], ids=["loss", "contrast"])
+def test_solved_queries_are_their_gradients_preconditioned(fitted, against):
+    model, layers, batch, fisher = fitted
+    fisher = curvatures(fisher)
+    found, _ = gradients.per_document_gradients(model, layers, batch)
+    if against:
+        found = {n: g[0::2] - g[1::2] for n, g in found.items()}
+    expected = scores.directions(fisher, 0.1, found)
+    kept = sketch.full({n: tuple(g.shape[1:]) for n, g in found.items()})
+    solved = scores.solve_queries(model, layers, batch, fisher, 0.1, sketch=kept, contrast=against)
+    for name, direction in expected.items():
+        assert_matches(solved.directions[name], direction)
+    assert_matches(solved.self_influence_Q, scores.self_influence(found, expected))
+    assert_matches(solved.vectors_QP, scores.whitened_queries(fisher, 0.1, kept, found))
+
+
+def test_joined_directions_are_in_order():
+    parts = [{"x": torch.full((n, 2, 1), float(n))} for n in (2, 1, 3)]
+    joined = scores.joined_directions(iter(parts), 6)
+    assert_matches(joined["x"], torch.cat([part["x"] for part in parts]))
 
 
 def test_self_influence_is_the_score_of_a_document_on_itself_and_bounds_the_others(fitted):

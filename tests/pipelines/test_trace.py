@@ -1,6 +1,7 @@
 """Traces against a double loop over documents and layers, and what their parts must add up to."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,11 +11,12 @@ import torch
 from influence.documents.gradients import per_document_gradients
 from influence.documents.scores import SIGN, UNIT, precondition
 from influence.text import collate, encode_query
+from pipelines import scoring
 from pipelines.corpus import shards
 from pipelines.curvature import read_curvature
 from pipelines.errors import RunError
 from pipelines.queries import Query, read_queries
-from pipelines.runs import open_traced
+from pipelines.runs import open_run, open_traced
 from pipelines.tokens import read_chunks
 from pipelines.traces import TraceOptions, run_traces
 from pipelines.worker import language_model, layers_of
@@ -94,6 +96,50 @@ def test_a_document_of_several_chunks_is_one_row_whose_tokens_are_its_text(finis
 def test_token_texts_of_every_row_join_to_its_document(traced):
     for row in rows_by_id(traced[1]).values():
         assert "".join(token["text"] for token in row["tokens"]) == "<s>" + row["text"]
+
+
+def test_few_queries_at_once_give_the_scores_of_many(finished, tmp_path, monkeypatch):
+    asked = [*QUERIES, Query(id="road", completion="The road 7 from Rome to Paris.")]
+    together = traces(finished, asked, exact=True)
+    apart = open_run(shutil.copytree(finished.root, tmp_path / "apart"))
+    for folder in ("traces", "exact"):
+        shutil.rmtree(apart.root / folder, ignore_errors=True)
+    monkeypatch.setattr(scoring, "QUERY_GIGABYTES", 1e-9)  # blocks of one query
+    opened = open_traced(apart, True)
+    assert [len(b) for b in scoring.blocks(opened, asked)] == [1, 1, 1]
+    for one, other in zip(together, traces(apart, asked, exact=True), strict=True):
+        a, b = rows_by_id(one), rows_by_id(other)
+        largest = max(abs(row["score"]) for row in a.values())
+        assert a.keys() == b.keys()
+        for name in a:
+            assert b[name]["score"] == pytest.approx(a[name]["score"], abs=1e-6 * largest)
+
+
+def test_only_the_shards_of_the_candidates_are_read_and_each_candidate_once(finished, monkeypatch):
+    run = open_traced(finished)
+    read, seen = [], []
+    reads, scores_of = scoring.read_chunks, scoring.exact_scores
+
+    def reading(path, documents=None):
+        read.append(path.name)
+        return reads(path, documents)
+
+    def scoring_of(model, layers, batch, queries):
+        seen.append(batch)
+        return scores_of(model, layers, batch, queries)
+
+    monkeypatch.setattr(scoring, "read_chunks", reading)
+    monkeypatch.setattr(scoring, "exact_scores", scoring_of)
+    wanted = [5, 33, 6, 34]  # the sixth has several chunks; shards of eight
+    found = scoring.score_documents(run, scoring.solve(run, QUERIES), wanted)
+    assert found.rows.tolist() == sorted(wanted)
+    assert read == ["shard-00000.arrow", "shard-00004.arrow"]
+    rows = [(int(d), int(c)) for b in seen for d, c in zip(b.document, b.chunk, strict=True)]
+    assert len(rows) == len(set(rows)) > len(wanted)
+    assert {d for d, _ in rows} == set(wanted)
+    assert any({6, 34} <= set(b.document.tolist()) for b in seen), "shards share batches"
+    widths = [int(b.attention_mask.sum(dim=1).max()) for b in seen]
+    assert widths == sorted(widths)
 
 
 def test_proponents_fall_and_opponents_rise(traced):
@@ -206,10 +252,6 @@ def test_the_scores_file_beside_a_trace_holds_its_rows(finished, traced):
 
 
 def test_a_trace_is_deterministic_and_read_again_when_asked_again(full, tmp_path):
-    import shutil
-
-    from pipelines.runs import open_run
-
     copy = open_run(shutil.copytree(full.root, tmp_path / "copy"))
     shutil.rmtree(copy.root / "traces", ignore_errors=True)
     first = traces(copy)
