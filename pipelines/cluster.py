@@ -192,6 +192,9 @@ def _windowed(
 
     Client and scheduler hold some 100 kB a task that is not finished, and the specs are pickled when
     their window comes: so both stay flat however many tasks a stage has.
+
+    Yields:
+        A finished future and its result.
     """
     from distributed import as_completed
 

@@ -147,8 +147,6 @@ def threads(count):
         yield cluster, pool
 
 
-
-
 def test_tasks_are_handed_over_a_window_at_a_time(monkeypatch):
     monkeypatch.setattr("pipelines.cluster.LEAST_WINDOW", 6)
     monkeypatch.setattr("pipelines.cluster.WINDOW", 1)
