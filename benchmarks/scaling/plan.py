@@ -49,7 +49,7 @@ class Assumptions:
     machine_gpus: int = 8
     disk: float = 2e9
     """Bytes a second that one machine reads from the shared store."""
-    scan: float = 7.4e9
+    scan: float = 5.3e9
     """Bytes of int8 rows a second and core that a search of one query passes (measured)."""
     cores: int = 32
     """Cores of a machine that search."""

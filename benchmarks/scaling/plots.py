@@ -68,21 +68,24 @@ def model(records: list[Record]) -> Any:
             points = [r for r in own if r["stage"] == stage]
             curve(axis, points, lambda r: r["x"], lambda r: r["cpu"], stage)
         label = "tokens of a document" if name == "tokens" else name
-        titled(axis, f"against {name}", label, "CPU-seconds")
+        titled(axis, f"against {name}", label, "CPU-seconds", "linear")
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
     return figure
 
 
 def scheduler(records: list[Record]) -> Any:
     figure, axes = pyplot.subplots(1, 2, figsize=(7, 3), layout="constrained")
     for axis, process in zip(axes, ("client", "scheduler"), strict=True):
-        for way, specs in dict.fromkeys((r["way"], r["specs"]) for r in records):
-            own = [r for r in records if (r["way"], r["specs"]) == (way, specs)]
+        for key in dict.fromkeys((r["way"], r["specs"], r["log"]) for r in records):
+            own = [r for r in records if (r["way"], r["specs"], r["log"]) == key]
+            way, specs, log = key
             curve(
                 axis,
                 sorted(own, key=lambda r: r["tasks"]),
                 lambda r: r["tasks"],
                 lambda r, process=process: r["peak_growth_mb"][process],
-                f"{way}, specs {'with ids' if specs == 'ids' else 'without ids'}",
+                f"{way}, {'with' if specs == 'ids' else 'without'} ids, log {log:,}",
             )
         titled(axis, f"memory of the {process}", "tasks", "growth at most, MB")
     return figure
@@ -99,11 +102,11 @@ def curve(
     axis.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=label)
 
 
-def titled(axis: Any, title: str, x: str, y: str) -> None:
+def titled(axis: Any, title: str, x: str, y: str, scale: str = "log") -> None:
     axis.set_title(title, fontsize=9)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+    axis.set_xscale(scale)
+    axis.set_yscale(scale)
     axis.grid(alpha=0.3, linewidth=0.5)
     axis.legend(fontsize=7)
