@@ -56,10 +56,12 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def written(root: Path, rows: int, dimension: int, dtype: str) -> Store:
+def written(
+    root: Path, rows: int, dimension: int, dtype: str, shard_rows: int = SHARD_ROWS
+) -> Store:
     """Write a store; its shards hold the same rows, turned by one coordinate each."""
     draw = np.random.default_rng(0)
-    shard_rows = min(rows, SHARD_ROWS)
+    shard_rows = min(rows, shard_rows)
     base = draw.standard_normal((shard_rows, dimension), dtype=np.float32)
     base *= draw.lognormal(0, 1, dimension).astype(np.float32)
     base *= draw.lognormal(0, 1, (shard_rows, 1)).astype(np.float32)

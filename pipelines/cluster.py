@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,6 +33,8 @@ Result = TypeVar("Result")
 TOPIC = "influence-progress"
 PATIENCE = 60.0
 """Seconds without any worker after which a stage gives up."""
+WINDOW, LEAST_WINDOW = 4, 64
+"""Tasks that are handed to Dask at once, for each thread of the workers, and at least."""
 
 WORKER_ENVIRONMENT = {
     # one thread a worker; waiting threads must not spin on shared cores; freed memory is kept, as
@@ -147,37 +149,76 @@ def _on_dask(
     specs: Sequence[Spec],
     advance: Callable[[float], None],
 ) -> list[Result]:
-    from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
     reported: dict[str, float] = {}
+    lock = threading.Lock()  # events come in a thread of their own
 
     def on_event(event: tuple[float, dict[str, Any]]) -> None:
         task, share = event[1]["task"], float(event[1]["share"])
-        advance(share - reported.get(task, 0.0))
-        reported[task] = share
+        with lock:
+            if task in reported:  # else it is finished, or another stage's
+                advance(share - reported[task])
+                reported[task] = share
 
     client.subscribe_topic(TOPIC, on_event)
-    futures = [client.submit(step, spec, pure=False) for spec in specs]
+    outstanding: dict[Any, int] = {}
+    results: dict[int, Result] = {}
     try:
-        with _watched(client, futures):
-            for future in as_completed(futures):
-                future.result()
-                advance(1.0 - reported.get(future.key, 0.0))
-                reported[future.key] = 1.0
-        return [future.result() for future in futures]
+        with _watched(client, outstanding):
+            for future, result in _windowed(client, step, specs, outstanding, reported):
+                results[outstanding.pop(future)] = result
+                with lock:
+                    advance(1.0 - reported.pop(future.key))
+        return [results[number] for number in range(len(specs))]
     except KilledWorker as error:
         raise RunError(
             f"Workers: a worker died several times on one task ({error}), memory is the usual "
             "cause. Lower `token_budget` or `workers`, then run again: finished work is kept."
         ) from None
     finally:
-        client.cancel(futures)
+        client.cancel(list(outstanding))
         client.unsubscribe_topic(TOPIC)
 
 
+def _windowed(
+    client: Any,
+    step: Callable[[Spec], Result],
+    specs: Sequence[Spec],
+    outstanding: dict[Any, int],
+    reported: dict[str, float],
+) -> Iterator[tuple[Any, Result]]:
+    """Results as they come; tasks are handed over a window at a time.
+
+    Client and scheduler hold some 100 kB a task that is not finished, and the specs are pickled when
+    their window comes: so both stay flat however many tasks a stage has.
+
+    Yields:
+        A finished future and its result.
+    """
+    from distributed import as_completed
+
+    finished, begun = as_completed(), 0
+    while begun < len(specs) or outstanding:
+        window = _window(client)
+        if begun < len(specs) and len(outstanding) <= window // 2:
+            numbers = range(begun, min(len(specs), begun + window - len(outstanding)))
+            futures = client.map(step, [specs[n] for n in numbers], pure=False)
+            reported.update((future.key, 0.0) for future in futures)
+            outstanding.update(zip(futures, numbers, strict=True))
+            finished.update(futures)
+            begun = numbers.stop
+        batch = finished.next_batch()
+        yield from zip(batch, client.gather(batch), strict=True)
+
+
+def _window(client: Any) -> int:
+    """How many tasks may be handed over at once; more as workers come."""
+    return max(LEAST_WINDOW, WINDOW * client.scheduler_info(n_workers=0)["total_threads"])
+
+
 @contextmanager
-def _watched(client: Any, futures: Sequence[Any]) -> Iterator[None]:
+def _watched(client: Any, outstanding: Mapping[Any, int]) -> Iterator[None]:
     """Give up, with a message, when no worker is left to do the work (Dask waits for ever)."""
     from distributed import CancelledError
 
@@ -189,7 +230,7 @@ def _watched(client: Any, futures: Sequence[Any]) -> Iterator[None]:
             empty = 0 if client.scheduler_info(n_workers=-1)["workers"] else empty + 1
             if empty >= 4:
                 lost.set()
-                client.cancel(futures)
+                client.cancel(list(outstanding))
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -238,6 +279,8 @@ def _client(count: int | None, scheduler: str | None) -> Iterator[Any]:
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": False,
         "distributed.admin.log-format": "%(message)s",
+        # else the scheduler keeps the last 1,000 messages to each worker, with the specs in them
+        "distributed.admin.low-level-log-length": 0,
         "distributed.worker.multiprocessing-method": _start_method(),
     }
     with ExitStack() as stack:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -113,8 +115,8 @@ def read_documents(stage: Stage, rows: list[int] | range | None = None) -> list[
     Returns:
         One dict a document, in the order asked for.
     """
-    table = _read(stage.path / DOCUMENTS)
-    return (table if rows is None else table.take(list(rows))).to_pylist()
+    path = stage.path / DOCUMENTS
+    return (_read(path) if rows is None else _take(path, rows)).to_pylist()
 
 
 def read_columns(stage: Stage, columns: list[str]) -> pa.Table:
@@ -127,8 +129,27 @@ def read_columns(stage: Stage, columns: list[str]) -> pa.Table:
 
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    try:
+    with _readable(path):
         return pq.read_table(path, columns=columns, memory_map=True)
+
+
+def _take(path: Path, rows: Sequence[int], columns: list[str] | None = None) -> pa.Table:
+    """Read some rows, in the order asked, and only the row groups that hold them."""
+    with _readable(path), pq.ParquetFile(path, memory_map=True) as file:
+        groups = range(file.num_row_groups)
+        sizes = np.array([file.metadata.row_group(group).num_rows for group in groups])
+        wanted, ends = np.asarray(rows, dtype=np.int64), sizes.cumsum()
+        group_of = np.searchsorted(ends, wanted, side="right")
+        read = np.unique(group_of)
+        table = file.read_row_groups(read.tolist(), columns=columns)
+        skipped = (ends - sizes)[read] - (sizes[read].cumsum() - sizes[read])
+        return table.take(wanted - skipped[np.searchsorted(read, group_of)])
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(
             f"Corpus {path}: unreadable ({error}), the documents of this run were expected. "
@@ -221,8 +242,7 @@ def tokenise_shard(spec: TokenSpec) -> str:
     """
     tokenizer = load_tokenizer(spec.tokenizer, gguf_file=spec.gguf_file)
     columns = ["id", *CORE[3:]]
-    table = _read(Path(spec.documents), columns)
-    rows = table.slice(spec.first, spec.last - spec.first).to_pylist()
+    rows = _take(Path(spec.documents), range(spec.first, spec.last), columns).to_pylist()
     chunks: list[Chunk] = []
     for offset, row in enumerate(rows):
         chunks += encode(tokenizer, Document(**row), spec.encoding, spec.first + offset)

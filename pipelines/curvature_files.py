@@ -83,17 +83,28 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], **metadata: Any) -> str
 
 
 def sum_tensors(paths: Sequence[Path], key: str) -> tuple[Tensor, dict[str, int]]:
-    """Add one tensor of several partial files, in a tree of fixed shape."""
-    tensors, counts = [], {"tokens": 0, "documents": 0}
+    """Add one tensor of several partial files, in a tree of fixed shape.
+
+    Two neighbouring subtrees of one height are added as soon as both are there, so that at most
+    one of each height is held: log2(files) tensors and two.
+
+    Returns:
+        The sum, and the counts added up.
+    """
+    subtrees: list[tuple[int, Tensor]] = []
+    counts = {"tokens": 0, "documents": 0}
     for path in paths:
         with safe_open(path, framework="pt") as file:
-            tensors.append(file.get_tensor(key))
+            height, total = 0, file.get_tensor(key)
             for name in counts:
                 counts[name] += int((file.metadata() or {}).get(name, 0))
-    while len(tensors) > 1:
-        pairs = zip(tensors[::2], [*tensors[1::2], None], strict=False)
-        tensors = [a if b is None else a + b for a, b in pairs]
-    return tensors[0], counts
+        while subtrees and subtrees[-1][0] == height:
+            height, total = height + 1, subtrees.pop()[1] + total
+        subtrees.append((height, total))
+    total = subtrees.pop()[1]
+    while subtrees:
+        total = subtrees.pop()[1] + total
+    return total, counts
 
 
 def read_basis(path: Path) -> tuple[fisher.Basis, dict[str, int]]:

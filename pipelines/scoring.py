@@ -196,8 +196,8 @@ class ExactSpec:
     """Score one shard of documents for some queries, from full gradients."""
 
     run: Traced
+    """The run, with the spec of this shard alone."""
     queries: tuple[Query, ...]
-    shard: int
     out: str
 
 
@@ -207,12 +207,11 @@ def score_shard(spec: ExactSpec) -> str:
     Returns:
         An Arrow file of ``score`` columns, one a query, in nats times N.
     """
-    own = replace(spec.run, specs=(spec.run.specs[spec.shard],))
-    shard = own.specs[0]
+    [shard] = spec.run.specs
     rows = range(shard.first, shard.first + len(shard.ids))
     parts = []
-    for block in blocks(own, spec.queries):
-        scored = score_documents(own, solve(own, block), rows)
+    for block in blocks(spec.run, spec.queries):
+        scored = score_documents(spec.run, solve(spec.run, block), rows)
         parts.append(scored.layers_QLD.sum(axis=1))
     scores_QD = np.concatenate(parts)
     table = pa.table({q.name: scores_QD[i] for i, q in enumerate(spec.queries)})
@@ -234,8 +233,12 @@ def exact_everywhere(run: Traced, queries: Sequence[Query], workers: Workers) ->
     folder = _exact_folder(run, queries)
     bare = replace(run, store=None, settings={}, quality={})
     specs = [
-        ExactSpec(run=bare, queries=tuple(queries), shard=i, out=str(shard_path(folder, i)))
-        for i in range(len(run.specs))
+        ExactSpec(
+            run=replace(bare, specs=(shard,)),
+            queries=tuple(queries),
+            out=str(shard_path(folder, shard.shard)),
+        )
+        for shard in run.specs
     ]
     todo = [s for s in specs if not Path(s.out).exists()]
     workers.map(score_shard, todo, "Scoring every document exactly")

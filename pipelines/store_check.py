@@ -51,11 +51,11 @@ def check_store(
     sample = np.unique(np.linspace(0, documents - 1, min(documents, SAMPLE_DOCUMENTS)).astype(int))
     size = config.documents_per_shard
     queries = _sample_queries(tokens, specs[0])
-    sampled = [
-        replace(s, rows=tuple(int(i) for i in sample if i // size == s.shard), queries=queries)
-        for s in specs
-    ]
-    parts = workers.map(score_sample, [s for s in sampled if s.rows], "Checking the store")
+    rows: dict[int, list[int]] = {}
+    for row in sample.tolist():
+        rows.setdefault(row // size, []).append(row)
+    sampled = [replace(specs[i], rows=tuple(own), queries=queries) for i, own in rows.items()]
+    parts = workers.map(score_sample, sampled, "Checking the store")
     exact_QN = np.concatenate([p[0] for p in parts], axis=1)
     stored_QN = np.concatenate([p[1] for p in parts], axis=1)
     agreement = _agreement(stored_QN, exact_QN)

@@ -4,6 +4,9 @@ import io
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,34 @@ class Spec:
 def square(spec):
     report_share(0.5)
     return spec.number**2
+
+
+def half(spec):
+    report_share(0.5)
+    time.sleep(0.02)
+
+
+class Asked(Sequence):
+    """Specs that note how far they were asked for, and by `look` how far that was ahead."""
+
+    last = -1
+    ahead: list[int] = []
+
+    def __init__(self, count):
+        self.count = count
+        Asked.last, Asked.ahead = -1, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, number):
+        Asked.last = max(Asked.last, number)
+        return Spec(number)
+
+
+def look(spec):
+    Asked.ahead.append(Asked.last - spec.number)
+    return fail(spec) if spec.number == 70 else spec.number**2
 
 
 def whose(spec):
@@ -100,6 +131,66 @@ def test_a_scheduler_without_workers_is_reported(monkeypatch):
         pytest.raises(RunError, match=r"no worker for 1 seconds.*dask worker"),
     ):
         pool.map(square, SPECS, "Squares")
+
+
+@contextmanager
+def threads(count):
+    """Workers that are threads of this process, so that tests see what runs when."""
+    from distributed import LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=count, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Workers(None, cluster.scheduler_address, quiet()) as pool,
+    ):
+        yield cluster, pool
+
+
+def test_tasks_are_handed_over_a_window_at_a_time(monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.LEAST_WINDOW", 6)
+    monkeypatch.setattr("pipelines.cluster.WINDOW", 1)
+    with threads(1) as (cluster, pool):
+        assert pool.map(look, Asked(50), "Squares") == [n**2 for n in range(50)]
+        assert len(Asked.ahead) == 50
+        assert 2 <= max(Asked.ahead) < 12
+        until = time.monotonic() + 20
+        while cluster.scheduler.tasks and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not cluster.scheduler.tasks
+
+
+def test_the_window_grows_with_the_workers(monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.LEAST_WINDOW", 1)
+    monkeypatch.setattr("pipelines.cluster.WINDOW", 5)
+    with threads(4) as (_, pool):
+        pool.map(look, Asked(60), "Looking")
+    assert 10 <= max(Asked.ahead) < 40
+
+
+def test_an_error_stops_the_windows_after_it(monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.LEAST_WINDOW", 4)
+    monkeypatch.setattr("pipelines.cluster.WINDOW", 1)
+    with threads(1) as (_, pool):
+        with pytest.raises(RunError, match=r"^Step 70: nothing"):
+            pool.map(look, Asked(200), "Failing")
+        assert 70 < len(Asked.ahead) < 80
+        assert pool.map(square, SPECS, "Still there") == [0, 1, 4, 9, 16]
+
+
+def test_progress_adds_up_with_shares_of_long_tasks(monkeypatch):
+    steps = []
+
+    @contextmanager
+    def collected(console, label, total):
+        yield steps.append
+
+    monkeypatch.setattr("pipelines.cluster.bar", collected)
+    monkeypatch.setattr("pipelines.cluster.LEAST_WINDOW", 4)
+    with threads(2) as (_, pool):
+        pool.map(half, Asked(20), "Halves")
+    assert sum(steps) == pytest.approx(20)
+    assert 0.5 in steps
 
 
 def test_workers_import_nothing_from_the_working_folder(tmp_path):
