@@ -12,7 +12,7 @@ from gradients_store import storage
 from gradients_store.errors import ChecksumMismatch, StoreError
 from gradients_store.quantise import dequantise
 from gradients_store.reader import Store, open_store
-from gradients_store.schema import HEADER_KEY, arrow_schema, check_same, header_from_json
+from gradients_store.schema import HEADER_KEY, Header, arrow_schema, check_same, header_from_json
 from gradients_store.writer import ShardInfo
 
 _FLOATS = ("loss", "self_influence", "gradient_norm", "scale")
@@ -71,15 +71,15 @@ def _shard_problems(store: Store, shard: ShardInfo, digests: list[NDArray[np.uin
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             rows += batch.num_rows
-            problems += _not_finite(batch, where)
+            problems += _not_finite(batch, store.header, where)
             digests.append(_digests(batch.column("id")))
     if rows != shard.rows:
         problems.append(f"{where}: {rows} rows, expected {shard.rows} from the manifest.")
     return problems
 
 
-def _not_finite(batch: pa.RecordBatch, where: str) -> list[str]:
-    good_b = np.isfinite(dequantise(pa.Table.from_batches([batch]))).all(axis=1)
+def _not_finite(batch: pa.RecordBatch, header: Header, where: str) -> list[str]:
+    good_b = np.isfinite(dequantise(pa.Table.from_batches([batch]), header)).all(axis=1)
     for name in _FLOATS:
         good_b &= np.isfinite(batch.column(name).to_numpy())
     bad = np.flatnonzero(~good_b)

@@ -14,7 +14,7 @@ from gradients_store import storage
 from gradients_store.errors import UnknownName
 from gradients_store.quantise import dequantise
 from gradients_store.reader import Store, open_store
-from gradients_store.schema import METADATA_COLUMNS, arrow_schema, nearest
+from gradients_store.schema import METADATA_COLUMNS, Header, arrow_schema, nearest, vector_metadata
 
 _OPENERS: dict[str, Callable[[str, pa.Schema], Any]] = {
     ".parquet": parquet.ParquetWriter,
@@ -31,8 +31,8 @@ def export(
 ) -> str:
     """Write a whole store into one file, streaming; the type is the suffix of its name.
 
-    Vectors are written as float32 with their scale already applied (so `scale` is 1), because few
-    tools read float16.
+    Vectors are written as float32, unpacked and with their scales already applied (so `scale` and
+    `factor_scale` are 1), because few tools read float16.
 
     Args:
         root: The folder of the store.
@@ -88,22 +88,34 @@ def _write(store: Store, path: Path, suffix: str, vectors: bool) -> None:
     rows = max(1, min(1024, _BLOCK_BYTES // (4 * store.header.dimension)))
     with _OPENERS[suffix](str(path), schema) as writer:
         for _, table in store.tables(schema.names, rows if vectors else 1 << 16):
-            writer.write_table(_plain(table, schema) if vectors else table.cast(schema))
+            writer.write_table(
+                _plain(table, schema, store.header) if vectors else table.cast(schema)
+            )
 
 
 def _export_schema(store: Store, vectors: bool) -> pa.Schema:
     schema = arrow_schema(store.header)
     if not vectors:
         return pa.schema([schema.field(name) for name in METADATA_COLUMNS], schema.metadata)
-    plain = pa.list_(pa.float32(), store.header.dimension)
-    position = schema.get_field_index("vector")
-    return schema.set(position, schema.field(position).with_type(plain))
+    for name in store.header.vector_columns[1:]:
+        position = schema.get_field_index(name)
+        field = schema.field(position)
+        length = field.type.list_size if name == "factor_scale" else store.header.dimension
+        schema = schema.set(position, field.with_type(pa.list_(pa.float32(), length)))
+    about = vector_metadata(store.header, packed=False)
+    return schema.set(len(schema) - 1, schema.field("vector").with_metadata(about))
 
 
-def _plain(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    flat = pa.array(dequantise(table).reshape(-1))
+def _plain(table: pa.Table, schema: pa.Schema, header: Header) -> pa.Table:
     columns = {name: table.column(name) for name in table.column_names}
     columns["scale"] = pa.array(np.ones(table.num_rows, dtype=np.float32))
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, len(flat) // table.num_rows)
+    numbers = {"vector": dequantise(table, header).reshape(-1)}
+    if header.factors is not None:
+        length = schema.field("factor_scale").type.list_size
+        numbers["factor_scale"] = np.ones(table.num_rows * length, dtype=np.float32)
+    for name, flat in numbers.items():
+        columns[name] = pa.FixedSizeListArray.from_arrays(
+            pa.array(flat), type=schema.field(name).type
+        )
     arrays = [columns[name] for name in schema.names]
     return pa.Table.from_arrays(arrays, schema=schema)

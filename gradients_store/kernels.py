@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 _ROWS, _DIGITS, _LANES = 3, 3, 16  # 9 sums, 3 rows and 1 digit fill the 16 registers of AVX2
 _CHUNK = 4096  # 4096 products of 2**21 in 8 lanes of int32: no more than 2**30
+_PIECE = 1 << 18  # unpacked numbers that stay in a processor's second cache
 _FLOAT_CHUNK = 1024  # coordinates of 4 rows and a query fill a processor's first cache
 _HALF_BIAS = np.float32(2.0**112)  # 2**(127 - 15): from the exponents of float32 to float16's
 
@@ -119,6 +120,65 @@ def int8_sums(row_bP: Any, digit_DP: Any, out_bD: Any) -> None:
             for d in range(len(digit_DP)):
                 for p in range(whole, size):
                     out_bD[r, d] += np.int64(row_bP[r, p]) * np.int64(digit_DP[d, p])
+
+
+@_compiled()
+def packed_sums(byte_bW: Any, bits: Any, digit_DP: Any, out_bD: Any) -> None:
+    """Write the exact sums of packed rows, as odd integers, times int16 digits.
+
+    A few rows at a time are unpacked into the processor's cache and given to `int8_sums`.
+
+    Args:
+        byte_bW: Packed rows, uint8 ``[b, W]``; code c is the odd integer 2 c - 2**bits + 1.
+        bits: 4 or 2, bits of a code.
+        digit_DP: Digits from `digits`, int16 ``[D, P]``; P is W * 8 / bits, D is 3 Q.
+        out_bD: Where the sums go, int64 ``[b, D]``.
+    """
+    rows, size = len(byte_bW), digit_DP.shape[1]
+    most = max(3, _PIECE // size // 3 * 3) if len(digit_DP) == 3 else max(24, _PIECE // size)
+    odd_tP = np.empty((min(rows, most), size), dtype=np.int8)
+    for first in range(0, rows, most):
+        stop = min(first + most, rows)
+        own_tP = odd_tP[: stop - first]
+        _odd_numbers(byte_bW[first:stop].reshape(-1), bits, own_tP.reshape(-1))
+        int8_sums(own_tP, digit_DP, out_bD[first:stop])
+
+
+@_compiled()
+def _odd_numbers(byte_n: Any, bits: Any, odd_m: Any) -> None:
+    if bits == 4:
+        for n in range(len(byte_n)):
+            odd_m[2 * n] = ((byte_n[n] & 15) << 1) - 15
+            odd_m[2 * n + 1] = ((byte_n[n] >> 4) << 1) - 15
+    else:
+        for n in range(len(byte_n)):
+            odd_m[4 * n] = ((byte_n[n] & 3) << 1) - 3
+            odd_m[4 * n + 1] = (((byte_n[n] >> 2) & 3) << 1) - 3
+            odd_m[4 * n + 2] = (((byte_n[n] >> 4) & 3) << 1) - 3
+            odd_m[4 * n + 3] = ((byte_n[n] >> 6) << 1) - 3
+
+
+@_compiled()
+def unpack(byte_bW: Any, bits: Any, single_bP: Any) -> None:
+    """Write packed numbers as float32.
+
+    Args:
+        byte_bW: Some bytes of packed rows, uint8 ``[b, W]``.
+        bits: 4 or 2, bits of a code.
+        single_bP: Where the numbers go, float32 ``[b, W * 8 / bits]``.
+    """
+    for b in range(len(byte_bW)):
+        byte_n, single_m = byte_bW[b], single_bP[b]
+        if bits == 4:
+            for n in range(len(byte_n)):
+                single_m[2 * n] = np.float32(byte_n[n] & 15) - np.float32(7.5)
+                single_m[2 * n + 1] = np.float32(byte_n[n] >> 4) - np.float32(7.5)
+        else:
+            for n in range(len(byte_n)):
+                single_m[4 * n] = np.float32(byte_n[n] & 3) - np.float32(1.5)
+                single_m[4 * n + 1] = np.float32((byte_n[n] >> 2) & 3) - np.float32(1.5)
+                single_m[4 * n + 2] = np.float32((byte_n[n] >> 4) & 3) - np.float32(1.5)
+                single_m[4 * n + 3] = np.float32(byte_n[n] >> 6) - np.float32(1.5)
 
 
 @_compiled(fastmath={"reassoc", "contract"})

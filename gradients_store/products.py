@@ -1,9 +1,10 @@
 """Inner products of stored rows with queries, by the machine's means.
 
 Large stores take the compiled kernels, small ones BLAS: compiled code is loaded in half a second,
-and made in some more on its first use. int8: the sums are exact integers, so both give the same.
+and made in some more on its first use. int8, int4 and int2: the sums are exact integers, so both give the
+same; a number of 4 or 2 bits is half an odd integer.
 float32 and float16: summed in float64, and which of both does it depends on the store alone.
-Axes: Q queries, b rows of a block, P coordinates, D digits of all queries.
+Axes: Q queries, b rows of a block, P coordinates, D digits of all queries, W elements of a row.
 """
 
 import functools
@@ -16,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradients_store.digits import digits, joined
+from gradients_store.packing import unpacked
+from gradients_store.schema import PACKED_BITS
 
 Products = Callable[[Sequence[NDArray[Any]]], NDArray[np.float64]]
-"""Stored rows, in arrays ``[., P]`` one after the other, to inner products ``[b, Q]``.
+"""Stored rows, in arrays ``[., W]`` one after the other, to inner products ``[b, Q]``.
 
 The rows' scales are not in them."""
 
@@ -33,18 +36,19 @@ def products(query_QP: NDArray[np.float64], dtype: str, documents: int) -> Produ
 
     Args:
         query_QP: Finite queries ``[Q, P]``.
-        dtype: How the store holds its vectors: "float32", "float16" or "int8".
+        dtype: How the store holds its vectors, such as "int8".
         documents: Number of documents in the whole store.
 
     Returns:
         A function of stored rows; it may run in several threads.
     """
     queries, dimension = query_QP.shape
-    work = documents * dimension * (queries if dtype == "int8" else 1)
-    loaded = dtype == "int8" and "gradients_store.kernels" in sys.modules
+    bits = PACKED_BITS.get(dtype, 8 if dtype == "int8" else None)
+    work = documents * dimension * (queries if bits else 1)
+    loaded = bits is not None and "gradients_store.kernels" in sys.modules
     kernels = compiled() if loaded or work >= COMPILED_FROM else None
-    if dtype == "int8":
-        return _int8_products(query_QP, kernels)
+    if bits is not None:
+        return _integer_products(query_QP, bits, kernels)
     if kernels is None:
         own = functools.partial(_by_blas, np.ascontiguousarray(query_QP.T))
     else:
@@ -63,21 +67,25 @@ def compiled() -> ModuleType | None:
     return kernels
 
 
-def _int8_products(query_QP: NDArray[np.float64], kernels: ModuleType | None) -> Products:
-    known = digits(query_QP)
+def _integer_products(
+    query_QP: NDArray[np.float64], bits: int, kernels: ModuleType | None
+) -> Products:
+    # The query gets a zero for each number of padding in a packed row.
+    known = digits(np.pad(query_QP, ((0, 0), (0, -query_QP.shape[1] % (8 // bits)))))
     digit_PD = known.digit_DP.T.astype(np.float64)
 
-    def sums(parts: Sequence[NDArray[np.int8]]) -> NDArray[Any]:
+    def sums(row_bW: NDArray[Any]) -> NDArray[Any]:
         if kernels is None:
-            return np.concatenate([_by_blas(digit_PD, row_bP) for row_bP in parts])  # integers
-        sum_bD = np.empty((sum(map(len, parts)), len(known.digit_DP)), dtype=np.int64)
-        first = 0
-        for row_bP in parts:
-            kernels.int8_sums(row_bP, known.digit_DP, sum_bD[first : first + len(row_bP)])
-            first += len(row_bP)
+            return _by_blas(digit_PD, row_bW, bits)  # integers, in float64
+        sum_bD = np.empty((len(row_bW), len(known.digit_DP)), dtype=np.int64)
+        if bits == 8:
+            kernels.int8_sums(row_bW, known.digit_DP, sum_bD)
+        else:
+            kernels.packed_sums(row_bW, bits, known.digit_DP, sum_bD)
         return sum_bD
 
-    return lambda parts: joined(sums(parts), known.exponent_Q)
+    exponent_Q = known.exponent_Q - (bits < 8)  # half an odd integer
+    return lambda parts: joined(np.concatenate([sums(row_bW) for row_bW in parts]), exponent_Q)
 
 
 def _float_products(
@@ -100,9 +108,13 @@ def _half_products(
     return np.concatenate(parts)
 
 
-def _by_blas(query_PQ: NDArray[np.float64], row_bP: NDArray[Any]) -> NDArray[np.float64]:
-    product_bQ = np.empty((len(row_bP), query_PQ.shape[1]))
-    for first in range(0, len(row_bP), _TILE_ROWS):
+def _by_blas(
+    query_PQ: NDArray[np.float64], row_bW: NDArray[Any], bits: int = 8
+) -> NDArray[np.float64]:
+    # Rows of less than 8 bits count as odd integers.
+    product_bQ = np.empty((len(row_bW), query_PQ.shape[1]))
+    for first in range(0, len(row_bW), _TILE_ROWS):
         tile = slice(first, first + _TILE_ROWS)
-        np.matmul(row_bP[tile].astype(np.float64), query_PQ, out=product_bQ[tile])
+        row_tP = row_bW[tile] if bits == 8 else 2 * unpacked(row_bW[tile], bits)
+        np.matmul(row_tP.astype(np.float64), query_PQ, out=product_bQ[tile])
     return product_bQ

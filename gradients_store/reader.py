@@ -19,7 +19,15 @@ from pyarrow import ipc
 from gradients_store import storage
 from gradients_store.errors import MissingShard, NotAStore, Truncated, UnknownName
 from gradients_store.quantise import dequantise
-from gradients_store.schema import METADATA_COLUMNS, Header, check_same, header_from_dict, nearest
+from gradients_store.schema import (
+    HEADER_KEY,
+    METADATA_COLUMNS,
+    Header,
+    check_same,
+    header_from_dict,
+    header_from_json,
+    nearest,
+)
 from gradients_store.writer import MANIFEST, ShardInfo, shard_from_dict, shard_name
 
 _MANIFEST_KEYS = {"header", "n_documents", "bytes", "shards", "quality"}
@@ -45,7 +53,7 @@ class Store:
         return self.header.n_documents
 
     def metadata(self) -> pa.Table:
-        """Return every column but the vector, N rows; columns of a local store are mapped."""
+        """Return the columns METADATA_COLUMNS, N rows; columns of a local store are mapped."""
         return self._columns(METADATA_COLUMNS)
 
     def block_rows(self) -> int:
@@ -60,12 +68,13 @@ class Store:
                 about 64 MB.
 
         Yields:
-            The row of the block's first document, and its whitened vectors ``[b, P]``.
+            The row of the block's first document, and its vectors ``[b, P]``: whitened gradients,
+            or their factors.
         """
         for start, table in self.tables(
-            ("scale", "vector"), self.block_rows() if rows is None else rows
+            self.header.vector_columns, self.block_rows() if rows is None else rows
         ):
-            yield start, dequantise(table)
+            yield start, dequantise(table, self.header)
 
     def tables(self, columns: Sequence[str], rows: int = 1024) -> Iterator[tuple[int, pa.Table]]:
         """Stream some columns as they are stored, cut as in `blocks`.
@@ -127,7 +136,7 @@ class Store:
 
         Args:
             rows: Rows of the store, from 0.
-            vectors: Whether to add the column `vector`, as it is stored.
+            vectors: Whether to add the columns of the vector, as they are stored.
 
         Returns:
             A table of ``[len(rows)]`` rows.
@@ -135,7 +144,7 @@ class Store:
         Raises:
             UnknownName: If a row is outside the store.
         """
-        return self._chosen(rows, [*METADATA_COLUMNS, "vector"] if vectors else [*METADATA_COLUMNS])
+        return self._chosen(rows, self._columns_known() if vectors else [*METADATA_COLUMNS])
 
     def ids_of(self, rows: ArrayLike) -> list[str]:
         """Return the document ids of chosen rows, in the order asked."""
@@ -143,8 +152,8 @@ class Store:
         return names
 
     def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """Return the whitened vectors ``[len(ids), P]`` of some documents, in the order asked."""
-        return dequantise(self.documents(self.rows_of(ids), vectors=True))
+        """Return the vectors ``[len(ids), P]`` of some documents, as in `blocks`, in order."""
+        return dequantise(self.documents(self.rows_of(ids), vectors=True), self.header)
 
     def _chosen(self, rows: ArrayLike, names: list[str]) -> pa.Table:
         row_k = np.asarray(rows, dtype=np.int64).reshape(-1)
@@ -176,8 +185,11 @@ class Store:
                 tables.append(reader.read_all().select(names))
         return pa.concat_tables(tables)
 
+    def _columns_known(self) -> list[str]:
+        return [*METADATA_COLUMNS, *self.header.vector_columns[1:]]
+
     def _check_columns(self, columns: Sequence[str]) -> list[str]:
-        known = (*METADATA_COLUMNS, "vector")
+        known = self._columns_known()
         for column in columns:
             if column not in known:
                 raise UnknownName(
@@ -243,10 +255,15 @@ def shard_vectors(
         rows: Rows within the shard.
 
     Returns:
-        Whitened vectors ``[len(rows), P]``.
+        Vectors ``[len(rows), P]``, as in `Store.blocks`.
     """
-    names = ["scale", "vector"]
-    with storage.opened_shard(storage.folder_of(root), shard_name(index), names) as reader:
+    name = shard_name(index)
+    folder = storage.folder_of(root)
+    with storage.opened_shard(folder, name) as reader:
+        about = (reader.schema.metadata or {}).get(HEADER_KEY, b"")
+        header = header_from_json(about, f"Gradient store {folder.uri}, {name}")
+    names = list(header.vector_columns)
+    with storage.opened_shard(folder, name, names) as reader:
         parts, start = [], 0
         wanted = np.asarray(rows, dtype=np.int64)
         for i in range(reader.num_record_batches):
@@ -254,7 +271,8 @@ def shard_vectors(
             own = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
             start += batch.num_rows
             if len(own):
-                parts.append(dequantise(pa.Table.from_batches([batch]).take(pa.array(own))))
+                chosen = pa.Table.from_batches([batch]).take(pa.array(own))
+                parts.append(dequantise(chosen, header))
     order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
     return np.concatenate(parts)[order]
 

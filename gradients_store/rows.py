@@ -47,7 +47,8 @@ class Rows:
     gradient_norm: ArrayLike
     """Length of each document's raw gradient ``[n]``, in nats per parameter unit."""
     vector: ArrayLike
-    """Whitened gradients ``[n, P]``, finite."""
+    """Whitened gradients ``[n, P]``, finite; factor rows: each row's factors, one after the other,
+    in the order that `Header.factors` says, u and v of any lengths."""
 
 
 def to_ipc(rows: Rows | Mapping[str, Any], index: int, header: Header, where: str) -> pa.Buffer:
@@ -69,8 +70,7 @@ def to_ipc(rows: Rows | Mapping[str, Any], index: int, header: Header, where: st
         rows if isinstance(rows, Rows) else _named(rows, where), index, header, where
     )
     table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-    row_bytes = header.dimension * schema.field("vector").type.value_type.bit_width // 8
-    batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // row_bytes))
+    batch_rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // header.stored_bytes))
     sink = pa.BufferOutputStream()
     with ipc.new_file(sink, schema) as writer:
         writer.write_table(table, max_chunksize=batch_rows)
@@ -104,10 +104,16 @@ def _columns(rows: Rows, index: int, header: Header, where: str) -> dict[str, pa
     for name, kind in _NUMBERS.items():
         columns[name] = _numbers(name, getattr(rows, name), kind, ids, where)
     _check_good("vector", np.logical_and.reduce(np.isfinite(vector_nP), axis=1), ids, where)
-    stored_nP, scale_n = quantise(vector_nP, header.dtype, ids, where)
-    flat = pa.array(np.ascontiguousarray(stored_nP).reshape(-1))
-    vector = pa.FixedSizeListArray.from_arrays(flat, header.dimension)
-    return columns | {"scale": pa.array(scale_n), "vector": vector}
+    stored_nW, scale_n, factor_scale_nF = quantise(vector_nP, header, ids, where)
+    columns |= {"scale": pa.array(scale_n), "vector": _lists(stored_nW)}
+    return (
+        columns if factor_scale_nF is None else columns | {"factor_scale": _lists(factor_scale_nF)}
+    )
+
+
+def _lists(number_nk: NDArray[Any]) -> pa.FixedSizeListArray:
+    flat = pa.array(np.ascontiguousarray(number_nk).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, number_nk.shape[1])
 
 
 def _strings(name: str, values: Any, count: int, where: str) -> pa.Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -12,14 +13,23 @@ import pyarrow as pa
 
 from gradients_store.errors import BadHeader, HeaderMismatch, UnreadableVersion
 
-FORMAT_VERSION = 1
-"""The version of the files that this release writes, and the newest that it reads."""
-READABLE_FROM = "0.1.0"
+FORMAT_VERSION = 2
+"""The version of the files that this release writes, and the newest that it reads.
+
+1: plain vectors in float32, float16 or int8. 2: also int4, int2 and factor rows (`factors`)."""
+READABLE_FROM = "0.2.0"
 """The first release of this project that reads FORMAT_VERSION; written into every header."""
 HEADER_KEY = b"gradients_store"
 """The key of the header's JSON in the metadata of an Arrow schema."""
 
-_ELEMENTS = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}
+PACKED_BITS = {"int4": 4, "int2": 2}
+"""Bits of a number in the types that hold several numbers in a byte."""
+_ELEMENTS = {
+    "float32": pa.float32(),
+    "float16": pa.float16(),
+    "int8": pa.int8(),
+    **dict.fromkeys(PACKED_BITS, pa.uint8()),
+}
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("id", pa.string(), "the document's id, unique in the store"),
     ("source", pa.string(), "where the document comes from"),
@@ -33,10 +43,23 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ),
     ("gradient_norm", pa.float32(), "length of the document's raw gradient, nats per unit"),
 )
-_SCALE_ABOUT = "vector * scale is the whitened gradient; 1 unless the vector is int8"
+_SCALE_ABOUT = "vector * scale is the whitened gradient; 1 for float32 and float16"
 _VECTOR_ABOUT = "whitened gradient / scale: influence is the inner product of two rows"
+_FACTOR_SCALE_ABOUT = (
+    "one for each of a row's factors, in their order: factor * factor_scale * scale; 1 for float32 "
+    "and float16"
+)
+_FACTORS_ABOUT = (
+    "low-rank factors of the whitened gradient, layer after layer as the header's `factors` "
+    "(r, O, I) say: r vectors u of O numbers, then r vectors v of I numbers; the layer's matrix is "
+    "the sum of the outer products u v^T"
+)
+_PACKED_ABOUT = (
+    "{dimension} numbers of {bits} bits in uint8, {per} in a byte, lowest bits first: code = "
+    "(byte >> {bits} * (i % {per})) & {mask} of byte i // {per}, number = code - {middle}"
+)
 METADATA_COLUMNS: tuple[str, ...] = (*(name for name, _, _ in _COLUMNS), "scale")
-"""Every column but the vector."""
+"""Every column but the vector and its `factor_scale`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +89,11 @@ class Header:
     sketch_coordinates: str | None
     """Hash of the kept coordinates; None where all are kept."""
     dtype: str
-    """Element type of a stored vector: "float32", "float16" or "int8"."""
+    """Element type of a stored vector: "float32", "float16", "int8", "int4" or "int2"."""
     dimension: int
     """Length P of a vector."""
+    factors: tuple[tuple[int, int, int], ...] | None = None
+    """Rank r and shape (O, I) of each layer's factors in a row; None: rows are plain vectors."""
     n_documents: int
     """Number N of documents in the whole store."""
     shard_documents: int
@@ -98,6 +123,30 @@ class Header:
                 raise BadHeader(
                     f"Header: {name} is {getattr(self, name)}, expected at least 1. Correct it."
                 )
+        if self.factors is not None:
+            _check_factors(self.factors, self.layers, self.dimension)
+
+    @property
+    def query_dimension(self) -> int:
+        """Length of a query: P, or the sum of all O I where rows are factors."""
+        if self.factors is None:
+            return self.dimension
+        return sum(out * inputs for _, out, inputs in self.factors)
+
+    @property
+    def stored_length(self) -> int:
+        """Elements of a stored vector: P, or the bytes that hold P packed numbers."""
+        return -(-self.dimension * PACKED_BITS.get(self.dtype, 8) // 8)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of a stored vector."""
+        return self.stored_length * _ELEMENTS[self.dtype].bit_width // 8
+
+    @property
+    def vector_columns(self) -> tuple[str, ...]:
+        """The columns that make a row's vector."""
+        return ("scale", "vector") if self.factors is None else ("scale", "factor_scale", "vector")
 
     @property
     def n_shards(self) -> int:
@@ -120,8 +169,31 @@ _FIELD_KINDS: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(("sketch_size", "dimension", "n_documents", "shard_documents"), _WHOLE),
     "sketch_seed": ((int, type(None)), "a whole number or None"),
     "sketch_coordinates": ((str, type(None)), "a string or None"),
+    "factors": ((tuple, type(None)), "a tuple of (rank, O, I) or None"),
 }
 _FIELDS = tuple(field.name for field in dataclasses.fields(Header))
+_FIELDS_1 = tuple(name for name in _FIELDS if name != "factors")  # of format 1
+
+
+def _check_factors(factors: tuple[Any, ...], layers: tuple[str, ...], dimension: int) -> None:
+    for factor in factors:
+        whole = isinstance(factor, tuple) and all(type(number) is int for number in factor)
+        if not whole or len(factor) != 3 or factor[0] < 0 or min(factor[1:]) < 1:
+            raise BadHeader(
+                f"Header: factors has {factor!r}, expected (rank, O, I) with a rank from 0 and "
+                "sizes from 1. Correct it."
+            )
+    if len(factors) != len(layers):
+        raise BadHeader(
+            f"Header: factors of {len(factors)} layers, expected {len(layers)} as in `layers`. "
+            "Correct it."
+        )
+    total = sum(rank * (out + inputs) for rank, out, inputs in factors)
+    if total != dimension:
+        raise BadHeader(
+            f"Header: dimension is {dimension}, expected {total}, the sum of r (O + I) of the "
+            "factors. Correct it."
+        )
 
 
 def to_json(header: Header) -> str:
@@ -173,7 +245,8 @@ def header_from_dict(values: Any, where: str = "header") -> Header:
             f"{where}: the header is {type(values).__name__}, expected an object. Rebuild it."
         )
     _check_version(values, where)
-    known = ("format_version", "readable_from", *_FIELDS)
+    fields = _FIELDS if values["format_version"] > 1 else _FIELDS_1
+    known = ("format_version", "readable_from", *fields)
     for key in values:
         if key not in known:
             raise BadHeader(
@@ -185,10 +258,11 @@ def header_from_dict(values: Any, where: str = "header") -> Header:
         raise BadHeader(
             f"{where}: header without {', '.join(missing)}, expected every key. Rebuild the store."
         )
-    fields = {name: values[name] for name in _FIELDS}
-    if isinstance(fields["layers"], list):
-        fields["layers"] = tuple(fields["layers"])
-    return Header(**fields)
+    return Header(**{name: _as_tuples(values[name]) for name in fields})
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(part) for part in value) if isinstance(value, list) else value
 
 
 def _check_version(values: Mapping[str, Any], where: str) -> None:
@@ -207,13 +281,37 @@ def _check_version(values: Mapping[str, Any], where: str) -> None:
 
 def arrow_schema(header: Header) -> pa.Schema:
     """Return the Arrow schema of a shard, with the header's JSON in its metadata."""
-    vector = pa.list_(_ELEMENTS[header.dtype], header.dimension)
-    columns = (*_COLUMNS, ("scale", pa.float32(), _SCALE_ABOUT), ("vector", vector, _VECTOR_ABOUT))
+    columns = [*_COLUMNS, ("scale", pa.float32(), _SCALE_ABOUT)]
+    if header.factors is not None:
+        scales = pa.list_(pa.float16(), sum(2 * rank for rank, _, _ in header.factors))
+        columns.append(("factor_scale", scales, _FACTOR_SCALE_ABOUT))
+    columns.append(("vector", pa.list_(_ELEMENTS[header.dtype], header.stored_length), ""))
     fields = [
         pa.field(name, kind, nullable=False, metadata={"about": about})
         for name, kind, about in columns
     ]
+    fields[-1] = fields[-1].with_metadata(vector_metadata(header, packed=True))
     return pa.schema(fields, metadata={HEADER_KEY: to_json(header)})
+
+
+def vector_metadata(header: Header, packed: bool) -> dict[str, str]:
+    """Say what the column `vector` holds.
+
+    Args:
+        header: What the store holds.
+        packed: Whether several numbers still stand in a byte, where the header's dtype is such.
+
+    Returns:
+        "about": what the numbers are; "packing": how to get them out of the bytes.
+    """
+    about = {"about": _VECTOR_ABOUT if header.factors is None else _FACTORS_ABOUT}
+    bits = PACKED_BITS.get(header.dtype)
+    if bits is None or not packed:
+        return about
+    layout = {"bits": bits, "per": 8 // bits, "mask": (1 << bits) - 1}
+    middle = (1 << (bits - 1)) - 0.5
+    packing = _PACKED_ABOUT.format(dimension=header.dimension, middle=middle, **layout)
+    return about | {"packing": packing}
 
 
 def differences(stored: Header, wanted: Header) -> list[str]:
@@ -227,7 +325,7 @@ def differences(stored: Header, wanted: Header) -> list[str]:
         One text per differing field, such as "sketch_seed: store has 0, run wants 1".
     """
     return [
-        f"{name}: {_difference(getattr(stored, name), getattr(wanted, name))}"
+        f"{name}: {_difference(name, getattr(stored, name), getattr(wanted, name))}"
         for name in _FIELDS
         if getattr(stored, name) != getattr(wanted, name)
     ]
@@ -252,9 +350,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _difference(stored: Any, wanted: Any) -> str:
+def _difference(name: str, stored: Any, wanted: Any) -> str:
     if not (isinstance(stored, tuple) and isinstance(wanted, tuple)):
         return f"store has {stored!r}, run wants {wanted!r}"
+    if name == "factors":
+        pairs = itertools.zip_longest(stored, wanted)
+        other = [(i, was, wants) for i, (was, wants) in enumerate(pairs) if was != wants]
+        first, was, wants = other[0]
+        return (
+            f"(rank, O, I) of {len(other)} layers differ, of layer {first} store has {was}, run "
+            f"wants {wants}"
+        )
     only_stored = [name for name in stored if name not in wanted]
     only_wanted = [name for name in wanted if name not in stored]
     if not only_stored and not only_wanted:

@@ -3,25 +3,32 @@
 A score is summed exactly or in float64 (see `products`), times the row's scale, and rounded to
 float32: it does not depend on the block that its row came in, the other queries or the threads,
 and equal rows have equal scores. (Small float stores are summed by BLAS, whose order may change
-with both; the rounding to float32 hides it.)
+with both; the rounding to float32 hides it. Scores of factor rows are sums of float32 products by
+BLAS, see `factor_products`: block and queries may change them by rounding, threads do not.)
 Memory: a few blocks of rows, whatever the size of the store.
-Axes: Q queries, b rows of a block, P coordinates.
+Axes: Q queries, b rows of a block, M numbers of a query: P coordinates, or the layers' matrices.
 """
 
+import functools
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradients_store.errors import BadQuery
+from gradients_store.factor_products import factor_products
 from gradients_store.products import Products, products
 from gradients_store.reader import Store
+from gradients_store.schema import Header
 
+Multiply = Callable[[pa.Table], NDArray[np.float64]]
+"""Rows of a store to scores ``[b, Q]``, without the rows' scales."""
 _BLOCK_BYTES = 1 << 25
 _BLOCK_ROWS = 8192
 _FEW_BYTES = 1 << 25  # a store that one thread reads in a moment
@@ -34,14 +41,14 @@ class Block:
     start: int
     """Row of the first one."""
     table: pa.Table
-    """The columns asked for, and `scale` and `vector`."""
+    """The columns asked for, and those of the vector."""
     score_Qb: NDArray[np.float32]
     """Scores ``[Q, b]``."""
 
 
 def scored(
     store: Store,
-    query_QP: NDArray[np.float64],
+    query_QM: NDArray[Any],
     columns: Sequence[str] = (),
     rows: int | None = None,
     threads: int | None = None,
@@ -50,7 +57,7 @@ def scored(
 
     Args:
         store: The store.
-        query_QP: Finite queries ``[Q, P]``.
+        query_QM: Finite queries ``[Q, M]``.
         columns: Further columns to read.
         rows: The most rows of a block; None: about 32 MB of them.
         threads: Threads that compute; None: one for each processor that this process may use.
@@ -58,9 +65,14 @@ def scored(
     Yields:
         Blocks in the order of the rows.
     """
-    size = _block_rows(store) if rows is None else rows
-    multiply = products(query_QP, store.header.dtype, len(store))
-    tables = store.tables(("scale", "vector", *columns), size)
+    header = store.header
+    multiply: Multiply
+    if header.factors is None:
+        multiply = functools.partial(_plain, products(query_QM, header.dtype, len(store)))
+    else:
+        multiply = factor_products(query_QM, header)
+    size = _block_rows(header) if rows is None else rows
+    tables = store.tables((*header.vector_columns, *columns), size)
     workers = processors() if threads is None else threads
     if workers < 2 or sum(shard.bytes for shard in store.shards) <= _FEW_BYTES:
         for start, table in tables:
@@ -83,18 +95,20 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _block_rows(store: Store) -> int:
-    width = {"float32": 4, "float16": 2, "int8": 1}[store.header.dtype]
-    return min(_BLOCK_ROWS, max(1, _BLOCK_BYTES // (width * store.header.dimension)))
+def _block_rows(header: Header) -> int:
+    return min(_BLOCK_ROWS, max(1, _BLOCK_BYTES // header.stored_bytes))
 
 
-def _scored(start: int, table: pa.Table, multiply: Products, where: str) -> Block:
-    dimension = table.schema.field("vector").type.list_size
-    vectors = [chunk.flatten().to_numpy() for chunk in table.column("vector").chunks]
+def _plain(multiply: Products, table: pa.Table) -> NDArray[np.float64]:
+    column = table.column("vector")
+    vectors = [chunk.flatten().to_numpy() for chunk in column.chunks]
+    return multiply([vector.reshape(-1, column.type.list_size) for vector in vectors])
+
+
+def _scored(start: int, table: pa.Table, multiply: Multiply, where: str) -> Block:
     scale_b1 = table.column("scale").to_numpy().astype(np.float64)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        product_bQ = multiply([vector.reshape(-1, dimension) for vector in vectors])
-        score_Qb = np.ascontiguousarray((product_bQ * scale_b1).astype(np.float32).T)
+        score_Qb = np.ascontiguousarray((multiply(table) * scale_b1).astype(np.float32).T)
     if not np.isfinite(score_Qb).all():
         raise BadQuery(
             f"Search: a score in {where} is larger than float32 holds, expected smaller ones. "

@@ -2,10 +2,12 @@
 
 What a score is, and that it depends on its row and query alone, is said in `scores`; what is
 summed over the rows, in `sums`. Memory: a few blocks of rows, whatever the size of the store.
-Axes: Q queries, b rows of a block, P coordinates.
+Axes: Q queries, b rows of a block, M numbers of a query: the P coordinates of a vector or, where
+rows are factors, the layers' whole matrices.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +23,7 @@ _GATHERED = 1 << 18  # scores that are added up at once
 
 def search(
     store: Store,
-    query_QP: ArrayLike,
+    query_QM: ArrayLike,
     top: int,
     skip: Collection[str] = (),
     group_by: Sequence[str] = (),
@@ -30,11 +32,14 @@ def search(
 ) -> SearchResult:
     r"""Find the strongest rows of both signs, with sums over all rows, in one pass.
 
-    The score of row n for query q is :math:`s_{qn} = q^\top v_n`.
+    The score of row n for query q is :math:`s_{qn} = q^\top v_n`. Where rows are factors it is
+    :math:`\sum_l \langle Q_l, W_{nl} \rangle`, the inner product of the layers' matrices, with
+    :math:`W_{nl} = \sum_k u_k v_k^\top` the matrix that the row's factors make.
 
     Args:
         store: The store.
-        query_QP: Whitened query gradients ``[Q, P]``, compressed as the store's vectors are.
+        query_QM: Whitened query gradients ``[Q, M]``: compressed as the store's vectors are; or,
+            where rows are factors, whole: layer after layer, each ``[O, I]`` row by row.
         top: How many rows k to keep of each sign; fewer come back when fewer are scored.
         skip: Ids of documents to leave out of everything, for all queries.
         group_by: Text columns to sum by, such as ("source", "language").
@@ -49,7 +54,7 @@ def search(
     Raises:
         BadQuery: If the arguments do not fit the store.
     """
-    query = _checked(store, query_QP)
+    query = _checked(store, query_QM)
     if top < 1:
         raise BadQuery(f"Search: top is {top}, expected at least 1. Ask for 20, say.")
     text = ("id", "source", "language")
@@ -77,30 +82,39 @@ def search(
 
 
 def all_scores(
-    store: Store, query_QP: ArrayLike, rows: int | None = None, threads: int | None = None
+    store: Store, query_QM: ArrayLike, rows: int | None = None, threads: int | None = None
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Stream the scores of every row.
 
     Args:
         store: The store.
-        query_QP: Whitened query gradients ``[Q, P]``, compressed as the store's vectors are.
+        query_QM: Whitened query gradients ``[Q, M]``: compressed as the store's vectors are; or,
+            where rows are factors, whole: layer after layer, each ``[O, I]`` row by row.
         rows: The most rows of a block; None: about 32 MB of them.
         threads: Threads that compute; None: one for each processor that this process may use.
 
     Yields:
         The first row of the block, and its scores ``[Q, b]``.
     """
-    query = _checked(store, query_QP)
+    query = _checked(store, query_QM)
     for block in scored(store, query, (), rows, threads):
         yield block.start, block.score_Qb
 
 
-def _checked(store: Store, query_QP: ArrayLike) -> NDArray[np.float64]:
-    query = np.asarray(query_QP, dtype=np.float64)
-    if query.ndim != 2 or not len(query) or query.shape[1] != store.header.dimension:
+def _checked(store: Store, query_QM: ArrayLike) -> NDArray[Any]:
+    header = store.header
+    # matrices are large and multiplied in float32: those in float32 stay so
+    query = np.asarray(query_QM, dtype=None if header.factors else np.float64)
+    size = header.query_dimension
+    if query.ndim != 2 or not len(query) or query.shape[1] != size:
+        advice = (
+            "Compress the query as the store was compressed"
+            if header.factors is None
+            else "The store holds factors: pass the query's whole gradient of each layer, whitened"
+        )
         raise BadQuery(
-            f"Search: queries of shape {query.shape}, expected (queries, {store.header.dimension}) "
-            f"from the store {store.root}. Compress the query as the store was compressed."
+            f"Search: queries of shape {query.shape}, expected (queries, {size}) "
+            f"from the store {store.root}. {advice}."
         )
     finite_Q = np.isfinite(query).all(axis=1)
     if not finite_Q.all():

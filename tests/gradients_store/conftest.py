@@ -12,7 +12,7 @@ import pytest
 from gradients_store import Header, Rows, Store, open_store, seal, write_shard
 
 QUALITY = {"fidelity": {"pearson": 0.99, "queries": 8}}
-DTYPES = ("float32", "float16", "int8")
+DTYPES = ("float32", "float16", "int8", "int4", "int2")
 
 
 @pytest.fixture(params=["local", "memory"])

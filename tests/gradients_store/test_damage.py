@@ -119,9 +119,9 @@ def test_manifest_with_a_bad_header_is_refused(root, disk):
 
 
 def test_newer_store_names_the_release_that_reads_it(root, disk):
-    header = {"format_version": 2, "readable_from": "0.9.0", "something": "new"}
+    header = {"format_version": 3, "readable_from": "0.9.0", "something": "new"}
     disk.change("manifest.json", header=header, anything="new")
-    refuses(root, UnreadableVersion, r"written in format 2.*Install release 0\.9\.0 or newer")
+    refuses(root, UnreadableVersion, r"written in format 3.*Install release 0\.9\.0 or newer")
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_sidecar_that_is_not_one_is_refused(root, disk, content):
 
 
 def test_sidecar_of_a_newer_format_is_refused(root, disk):
-    disk.change("shard-00001.json", header={"format_version": 2, "readable_from": "0.9.0"})
-    with pytest.raises(UnreadableVersion, match=r"shard-00001.json: written in format 2"):
+    disk.change("shard-00001.json", header={"format_version": 3, "readable_from": "0.9.0"})
+    with pytest.raises(UnreadableVersion, match=r"shard-00001.json: written in format 3"):
         sealed_shards(root)
 
 

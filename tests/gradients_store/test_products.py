@@ -9,13 +9,27 @@ import pytest
 
 from gradients_store import all_scores, products, search
 from gradients_store.digits import digits, joined
+from gradients_store.packing import packed, unpacked
 from gradients_store.products import compiled
 from gradients_store.quantise import quantise
 
 DIMENSIONS = (1, 3, 15, 16, 31, 32, 33, 1000, 4096, 8211)
-TYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8}
+TYPES = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "int8": np.int8,
+    "int4": np.uint8,
+    "int2": np.uint8,
+}
+BITS = {"int4": 4, "int2": 2}
+
+
+def exact(size):
+    return 2.0**-44 * np.sqrt(size) + 2.0**-50  # see `digits`; float64 joins them
+
+
 BOUND = {
-    "int8": lambda size: 2.0**-44 * np.sqrt(size) + 2.0**-50,  # see `digits`; float64 joins them
+    **dict.fromkeys(("int8", "int4", "int2"), exact),
     "float32": lambda size: 2.0**-53 * size,
     "float16": lambda size: 2.0**-53 * size,
 }
@@ -37,18 +51,34 @@ def rows_of(dtype, rows, size, draw):
     if dtype == "int8":
         row_bP = draw.integers(-127, 128, (rows, size)).astype(np.int8)
         row_bP[0], row_bP[-1] = 127, -127
+    elif dtype in BITS:
+        code_bP = draw.integers(0, 1 << BITS[dtype], (rows, size)).astype(np.uint8)
+        code_bP[0], code_bP[-1] = (1 << BITS[dtype]) - 1, 0
+        row_bP = packed(code_bP, BITS[dtype])
     else:
         row_bP = (draw.standard_normal((rows, size)) * 10.0 ** draw.integers(-6, 5)).astype(
             TYPES[dtype]
         )
         row_bP[0, ::2] = np.finfo(TYPES[dtype]).smallest_subnormal
-    row_bP[rows // 2] = 0
+    if dtype not in BITS:
+        row_bP[rows // 2] = 0
     row_bP.flags.writeable = False  # as Arrow gives them
     return row_bP
 
 
-def reference(row_bP, query_QP):
-    wide_bP = row_bP.astype(np.float64)
+def widened(row_bP, dtype, size):
+    """The numbers of stored rows; packed ones are taken apart one by one."""
+    if dtype not in BITS:
+        return row_bP.astype(np.float64)
+    bits = BITS[dtype]
+    code_bP = np.empty((len(row_bP), size))
+    for place in range(size):
+        byte, shift = divmod(place * bits, 8)
+        code_bP[:, place] = (row_bP[:, byte] >> shift) % (1 << bits)
+    return code_bP - (1 << (bits - 1)) + 0.5
+
+
+def reference(wide_bP, query_QP):
     length_bQ = np.outer(np.linalg.norm(wide_bP, axis=1), np.linalg.norm(query_QP, axis=1))
     return wide_bP @ query_QP.T, length_bQ
 
@@ -63,7 +93,7 @@ def test_products_are_within_the_stated_bound_of_float64(engine, dtype, size):
             query_QP = draw.standard_normal((queries, size)) * draw.lognormal(0, 3, size)
             query_QP[-1, :: max(1, size // 2)] *= 1e9
             found_bQ = products.products(query_QP, dtype, rows)([row_bP])
-            expected_bQ, length_bQ = reference(row_bP, query_QP)
+            expected_bQ, length_bQ = reference(widened(row_bP, dtype, size), query_QP)
             assert (np.abs(found_bQ - expected_bQ) <= BOUND[dtype](size) * length_bQ).all()
             assert BOUND[dtype](size) <= 1e-6
 
@@ -84,16 +114,32 @@ def test_a_product_depends_on_its_row_and_query_alone(dtype, size, monkeypatch):
             assert np.array_equal(one([row_bP[start:stop]])[:, 0], whole_bQ[start:stop, q])
 
 
+@pytest.mark.parametrize("dtype", ["int8", *BITS])
 @pytest.mark.parametrize("size", DIMENSIONS)
-def test_int8_products_are_the_same_compiled_and_by_blas(size, monkeypatch):
+def test_integer_products_are_the_same_compiled_and_by_blas(dtype, size, monkeypatch):
     draw = np.random.default_rng(size)
-    row_bP = rows_of("int8", 50, size, draw)
+    row_bP = rows_of(dtype, 50, size, draw)
     query_QP = draw.standard_normal((3, size)) * draw.lognormal(0, 3, size)
     monkeypatch.setattr(products, "COMPILED_FROM", 0)
-    by_kernel = products.products(query_QP, "int8", 1)
+    by_kernel = products.products(query_QP, dtype, 1)
     monkeypatch.setattr(products, "compiled", lambda: None)
-    by_blas = products.products(query_QP, "int8", 1)
+    by_blas = products.products(query_QP, dtype, 1)
     assert np.array_equal(by_kernel([row_bP]), by_blas([row_bP]))
+
+
+@pytest.mark.parametrize("dtype", BITS)
+@pytest.mark.parametrize("size", DIMENSIONS)
+def test_packed_products_equal_those_of_the_same_numbers_in_int8(engine, dtype, size):
+    """To the last bit: twice a packed number is an odd integer."""
+    draw = np.random.default_rng(size)
+    for rows in (1, 26, 90):
+        row_bW = rows_of(dtype, rows, size, draw)
+        odd_bP = (2 * widened(row_bW, dtype, size)).astype(np.int8)
+        for queries in (1, 5):
+            query_QP = draw.standard_normal((queries, size)) * draw.lognormal(0, 3, size)
+            found_bQ = products.products(query_QP, dtype, rows)([row_bW])
+            expected_bQ = products.products(query_QP, "int8", rows)([odd_bP])
+            assert np.array_equal(2 * found_bQ, expected_bQ)
 
 
 def test_digits_are_exact_multiples_of_a_power_of_two():
@@ -129,12 +175,24 @@ def test_every_float16_is_widened_exactly():
     assert np.array_equal(single_n, half_n.view(np.float16).astype(np.float32))
 
 
-def test_stored_int8_times_scale_is_exact_in_float32():
+@pytest.mark.parametrize("bits", [4, 2])
+def test_every_byte_is_unpacked_the_same_compiled_or_not(bits):
+    byte_nW = np.random.default_rng(0).permutation(np.arange(512, dtype=np.uint16) % 256)
+    byte_nW = byte_nW.astype(np.uint8).reshape(4, 128)
+    single_nP = np.empty((4, 128 * 8 // bits), dtype=np.float32)
+    compiled().unpack(byte_nW[:, 1:], bits, single_nP[:, 8 // bits :])
+    expected_nP = unpacked(byte_nW, bits)
+    assert np.array_equal(single_nP[:, 8 // bits :], expected_nP[:, 8 // bits :])
+    assert np.array_equal(expected_nP, widened(byte_nW, f"int{bits}", expected_nP.shape[1]))
+
+
+def test_stored_int8_times_scale_is_exact_in_float32(make_header):
     draw = np.random.default_rng(0)
     vector_nP = draw.standard_normal((300, 40)).astype(np.float32)
     vector_nP *= 10.0 ** draw.integers(-37, 38, (300, 1)).astype(np.float32)
     vector_nP[0], vector_nP[1] = np.finfo(np.float32).max, 0.0
-    small_nP, scale_n = quantise(vector_nP, "int8", ["doc"] * 300, "shard")
+    header = make_header(dtype="int8", dimension=40)
+    small_nP, scale_n, _ = quantise(vector_nP, header, ["doc"] * 300, "shard")
     single_nP = small_nP * scale_n[:, None]
     assert single_nP.dtype == np.float32
     assert np.array_equal(

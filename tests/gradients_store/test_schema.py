@@ -23,7 +23,7 @@ from gradients_store.schema import HEADER_KEY, check_same
 
 _TEXT = st.text(max_size=8)
 _COUNT = st.integers(1, 10**6)
-HEADERS = st.builds(
+PLAIN_HEADERS = st.builds(
     Header,
     model=_TEXT,
     tokenizer=_TEXT,
@@ -36,11 +36,23 @@ HEADERS = st.builds(
     sketch_size=st.integers(),
     sketch_seed=st.one_of(st.none(), st.integers(0, 2**63)),
     sketch_coordinates=st.one_of(st.none(), _TEXT),
-    dtype=st.sampled_from(["float32", "float16", "int8"]),
+    dtype=st.sampled_from(["float32", "float16", "int8", "int4", "int2"]),
     dimension=_COUNT,
     n_documents=_COUNT,
     shard_documents=_COUNT,
 )
+_FACTOR = st.tuples(st.integers(0, 3), st.integers(1, 99), st.integers(1, 99))
+
+
+def with_factors(header, factors):
+    """The header of factor rows where there are numbers to store."""
+    size = sum(rank * (out + inputs) for rank, out, inputs in factors)
+    layers = tuple(f"h.{layer}" for layer in range(len(factors)))
+    changes = {"factors": tuple(factors), "dimension": size, "layers": layers}
+    return dataclasses.replace(header, **changes) if size else header
+
+
+HEADERS = st.builds(with_factors, PLAIN_HEADERS, st.lists(_FACTOR, max_size=4))
 
 
 @settings(deadline=None)
@@ -88,6 +100,19 @@ def test_header_refuses_a_missing_key_and_names_it(make_header, field):
         ({"dimension": 0}, "dimension is 0, expected at least 1"),
         ({"n_documents": 0}, "n_documents is 0, expected at least 1"),
         ({"shard_documents": -1}, "shard_documents is -1, expected at least 1"),
+        (
+            {"factors": [(1, 2, 1)]},
+            r"factors is \[\(1, 2, 1\)\], expected a tuple of \(rank, O, I\)",
+        ),
+        ({"factors": ((1, 2), (1, 2, 1))}, r"factors has \(1, 2\), expected \(rank, O, I\)"),
+        ({"factors": ((1, 2, True), (1, 2, 1))}, r"factors has \(1, 2, True\), expected \(rank"),
+        (
+            {"factors": ((-1, 2, 1), (3, 2, 1))},
+            r"factors has \(-1, 2, 1\).*a rank from 0 and sizes",
+        ),
+        ({"factors": ((0, 0, 1), (2, 2, 1))}, r"factors has \(0, 0, 1\).*sizes from 1"),
+        ({"factors": ((2, 2, 1),)}, "factors of 1 layers, expected 2 as in `layers`"),
+        ({"factors": ((1, 2, 1), (1, 2, 2))}, "dimension is 6, expected 7, the sum of r"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -114,7 +139,7 @@ def test_header_refuses_what_is_not_one(text, message):
 def test_header_of_a_newer_format_names_the_release_that_reads_it(make_header):
     newer = {"format_version": FORMAT_VERSION + 1, "readable_from": "7.8.9", "new_key": 1}
     with pytest.raises(
-        UnreadableVersion, match=r"written in format 2, this release reads up to 1.*release 7\.8\.9"
+        UnreadableVersion, match=r"written in format 3, this release reads up to 2.*release 7\.8\.9"
     ):
         header_from_json(json.dumps(json.loads(to_json(make_header())) | newer))
 
@@ -128,6 +153,7 @@ OTHER = {
     "n_documents": 24,
     "shard_documents": 11,
     "layers": ("h.0", "h.2"),
+    "factors": ((1, 2, 1), (1, 2, 1)),
 }
 
 
@@ -146,6 +172,24 @@ def test_differences_name_the_field_and_both_values(make_header, field):
 def test_differences_of_reordered_layers_say_so(make_header):
     found = differences(make_header(), make_header(layers=("h.1", "h.0")))
     assert found == ["layers: the same 2 in another order"]
+
+
+def test_differences_of_factors_name_the_first_layer_and_how_many(make_header):
+    stored = make_header(factors=((1, 2, 1), (1, 2, 1)))
+    wanted = make_header(factors=((1, 2, 1), (1, 1, 2)))
+    (found,) = differences(stored, wanted)
+    expected = (
+        "(rank, O, I) of 1 layers differ, of layer 1 store has (1, 2, 1), run wants (1, 1, 2)"
+    )
+    assert found == f"factors: {expected}"
+
+
+def test_header_of_format_1_is_read_as_plain_vectors(make_header):
+    values = json.loads(to_json(make_header())) | {"format_version": 1, "readable_from": "0.1.0"}
+    del values["factors"]
+    assert header_from_json(json.dumps(values)) == make_header()
+    with pytest.raises(BadHeader, match="unknown header key 'factors'"):
+        header_from_json(json.dumps(values | {"factors": None}))
 
 
 def test_check_same_names_every_difference_at_once(make_header):

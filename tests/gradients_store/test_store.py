@@ -33,6 +33,7 @@ from gradients_store import (
     write_shard,
 )
 from gradients_store.schema import METADATA_COLUMNS
+from tests.gradients_store.conftest import DTYPES
 
 
 def raw(root):
@@ -43,14 +44,19 @@ def raw(root):
     return {name.rsplit("/", 1)[-1]: files.cat_file(name) for name in files.ls(path, detail=False)}
 
 
-def bound(vector_NP, dtype):
-    """The largest error that a dtype may make, per row."""
+def bound(vector_NP, dtype, scale_N):
+    """The largest error that a dtype may make, for each number."""
     if dtype == "float32":
         return np.zeros((len(vector_NP), 1))
     largest_N1 = np.abs(vector_NP).max(axis=1, keepdims=True)
     if dtype == "float16":
         return largest_N1 * 2.0**-11 + 2.0**-25
-    return np.maximum(largest_N1 / 127, np.finfo(np.float32).tiny) * 0.5001
+    if dtype == "int8":
+        return np.maximum(largest_N1 / 127, np.finfo(np.float32).tiny) * 0.5001
+    level_L = np.arange(-7.5, 8) if dtype == "int4" else np.arange(-1.5, 2)
+    level_NL = level_L * np.asarray(scale_N, dtype=np.float64)[:, None]
+    nearest_NP = np.abs(vector_NP[:, :, None] - level_NL[:, None]).min(axis=2)
+    return nearest_NP + 1e-6 * level_NL.max(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 1000])
@@ -66,8 +72,8 @@ def test_store_gives_back_what_was_written(
     assert max(len(part) for _, part in blocks) <= block
     vector_NP = np.concatenate([part for _, part in blocks])
     assert vector_NP.dtype == np.float32
-    assert (np.abs(vector_NP - expected_NP) <= bound(expected_NP, dtype)).all()
     table = store.metadata()
+    assert (np.abs(vector_NP - expected_NP) <= bound(expected_NP, dtype, table["scale"])).all()
     assert tuple(table.column_names) == METADATA_COLUMNS
     assert table.num_rows == len(store) == header.n_documents
     for index in range(header.n_shards):
@@ -89,7 +95,7 @@ def test_store_gives_back_what_was_written(
         st.tuples(st.integers(1, 5), st.integers(1, 9)),
         elements=st.floats(-60000, 60000, width=32),
     ),
-    dtype=st.sampled_from(["float32", "float16", "int8"]),
+    dtype=st.sampled_from(DTYPES),
     text=st.text(max_size=5),
 )
 def test_shards_round_trip_on_random_rows(make_header_plain, vector_nP, dtype, text):
@@ -118,7 +124,8 @@ def test_shards_round_trip_on_random_rows(make_header_plain, vector_nP, dtype, t
         assert store.metadata()["id"].to_pylist() == rows.id
         assert store.metadata()["source"].to_pylist() == rows.source
         ((_, found_nP),) = store.blocks(count)
-    assert (np.abs(found_nP - vector_nP) <= bound(vector_nP, dtype)).all()
+        scale_n = store.metadata()["scale"].to_numpy()
+    assert (np.abs(found_nP - vector_nP) <= bound(vector_nP, dtype, scale_n)).all()
 
 
 @pytest.fixture(scope="module")
@@ -412,10 +419,13 @@ def test_plain_pyarrow_and_duckdb_read_a_shard(tmp_path, dtype, make_header, mak
     ((_, expected_bP), *_) = store.blocks(10)
     with pa.memory_map(str(tmp_path / "store" / "shard-00000.arrow")) as source:
         table = pa.ipc.open_file(source).read_all()
-        plain = pa.list_(pa.float32(), table.schema.field("vector").type.list_size)
+        number = {"int4": "((vector[1] & 15) - 7.5)", "int2": "((vector[1] & 3) - 1.5)"}
+        plain = pa.uint8() if dtype in number else pa.float32()
+        plain = pa.list_(plain, table.schema.field("vector").type.list_size)
         position = table.schema.get_field_index("vector")
         shard = table.set_column(position, "vector", table["vector"].cast(plain))
-        query = "SELECT id, vector[1] * scale, n_tokens FROM shard WHERE source = 'wiki' ORDER BY 1"
+        first = number.get(dtype, "vector[1]") + " * scale"
+        query = f"SELECT id, {first}, n_tokens FROM shard WHERE source = 'wiki' ORDER BY 1"
         with duckdb.connect() as connection:
             connection.register("shard", shard)
             found = connection.sql(query).fetchall()
