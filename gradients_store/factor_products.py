@@ -13,7 +13,7 @@ Axes: Q queries, b rows of a block, M numbers of all matrices of a query, F fact
 R rank of factorised matrices, one after the other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -68,8 +68,8 @@ def factor_products(
         header: Of a store of factor rows.
 
     Returns:
-        A function of rows, a table with `vector` and `factor_scale`, to scores ``[b, Q]`` without
-        the rows' `scale`; it may run in several threads.
+        A function of rows, a table of the header's vector columns, to scores ``[b, Q]``; it may run
+        in several threads.
     """
     layers = tuple(_layers(query_QM, header))
     work = header.n_documents * header.dimension
@@ -82,6 +82,7 @@ def factor_products(
     def multiply(table: pa.Table) -> NDArray[np.float64]:
         stored_bW = _rows(table.column("vector"))
         scale_bF = np.concatenate([factor_scales(c) for c in table.column("factor_scale").chunks])
+        scale_bF = scale_bF * table.column("scale").to_numpy().astype(np.float64)[:, None]
         score_bQ = np.zeros((len(stored_bW), len(query_QM)))
         for tile in (slice(first, first + rows) for first in range(0, len(stored_bW), rows)):
             for layer in layers:
@@ -181,7 +182,7 @@ def _singles(
 def _add(
     layer: _Layer,
     number_bp: NDArray[np.float32],
-    scale_bF: NDArray[np.float32],
+    scale_bF: NDArray[np.float64],
     score_bQ: NDArray[np.float64],
 ) -> None:
     out, inputs = layer.shape
@@ -199,5 +200,5 @@ def _add(
             product_bR *= right_bI @ layer.right_IR
             term_bQ[:, layer.factorised] = np.add.reduceat(product_bR, layer.starts, axis=1)
         u, v = layer.factor + k, layer.factor + layer.rank + k
-        scale_b = scale_bF[:, u].astype(np.float64) * scale_bF[:, v]
-        score_bQ += np.ldexp(term_bQ * scale_b[:, None], layer.exponent_Q)
+        scale_b1 = (scale_bF[:, u] * scale_bF[:, v])[:, None]
+        score_bQ += np.ldexp(term_bQ * scale_b1, layer.exponent_Q)

@@ -22,7 +22,8 @@ _INT8_STEPS = 127
 _SCALE_BITS = np.uint32(0xFFFFFF80)  # 17 bits, with the first: times an int8 exact in float32
 _FLOAT16_LARGEST = float(np.finfo(np.float16).max)
 _GAUSSIAN_STEP = {4: 0.335, 2: 0.996}  # the best uniform steps for numbers of variance 1
-_MULTIPLES = (0.25, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
+_FAR = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 8.0)
+_NEAR = (0.9, 0.95, 1.0, 1.05, 1.1)
 _PIECE_NUMBERS = 1 << 18  # numbers whose steps are sought at once
 
 
@@ -132,19 +133,21 @@ def _steps(vector_mk: NDArray[np.float32], bits: int) -> NDArray[np.float64]:
 
 
 def _best_steps(vector_mk: NDArray[np.float32], bits: int) -> NDArray[np.float64]:
-    # From several steps on: the levels l that each gives, and the step x.l / l.l that is best for
-    # these levels; it leaves an error of x.x - (x.l)^2 / l.l. The least error wins.
+    # A trial step gives each number its level l, and x.l / l.l is the best step for these levels;
+    # it leaves an error of x.x - (x.l)^2 / l.l. The least error wins: of trials far apart, then of
+    # some about the winner.
     rms_m = np.sqrt(np.square(vector_mk, dtype=np.float64).mean(axis=1))
     unit_mk = (vector_mk / np.where(rms_m > 0.0, rms_m, 1.0)[:, None]).astype(np.float32)
-    step_m, gain_m = np.zeros(len(rms_m)), np.zeros(len(rms_m))
-    for multiple in _MULTIPLES:
-        start_m = np.full(len(rms_m), multiple * _GAUSSIAN_STEP[bits], dtype=np.float32)
-        level_mk = levels(_codes(unit_mk, start_m, bits), bits)
-        along_m = np.einsum("mk,mk->m", unit_mk, level_mk).astype(np.float64)
-        square_m = np.einsum("mk,mk->m", level_mk, level_mk).astype(np.float64)
-        better_m = along_m**2 / square_m > gain_m
-        gain_m = np.where(better_m, along_m**2 / square_m, gain_m)
-        step_m = np.where(better_m, along_m / square_m, step_m)
+    step_m, gain_m = np.full(len(rms_m), _GAUSSIAN_STEP[bits]), np.zeros(len(rms_m))
+    for multiples in (_FAR, _NEAR):
+        middle_m = step_m
+        for multiple in multiples:
+            level_mk = levels(_codes(unit_mk, (multiple * middle_m).astype(np.float32), bits), bits)
+            along_m = np.einsum("mk,mk->m", unit_mk, level_mk).astype(np.float64)
+            square_m = np.einsum("mk,mk->m", level_mk, level_mk).astype(np.float64)
+            better_m = along_m**2 / square_m > gain_m
+            gain_m = np.where(better_m, along_m**2 / square_m, gain_m)
+            step_m = np.where(better_m, along_m / square_m, step_m)
     return step_m * rms_m
 
 

@@ -265,7 +265,7 @@ def shard_vectors(
     names = list(header.vector_columns)
     with storage.opened_shard(folder, name, names) as reader:
         parts, start = [], 0
-        wanted = np.asarray(rows, dtype=np.int64)
+        wanted, order = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         for i in range(reader.num_record_batches):
             batch = reader.get_batch(i).select(names)
             own = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
@@ -273,7 +273,6 @@ def shard_vectors(
             if len(own):
                 chosen = pa.Table.from_batches([batch]).take(pa.array(own))
                 parts.append(dequantise(chosen, header))
-    order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
     return np.concatenate(parts)[order]
 
 

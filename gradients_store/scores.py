@@ -28,7 +28,7 @@ from gradients_store.reader import Store
 from gradients_store.schema import Header
 
 Multiply = Callable[[pa.Table], NDArray[np.float64]]
-"""Rows of a store to scores ``[b, Q]``, without the rows' scales."""
+"""Rows of a store to scores ``[b, Q]``."""
 _BLOCK_BYTES = 1 << 25
 _BLOCK_ROWS = 8192
 _FEW_BYTES = 1 << 25  # a store that one thread reads in a moment
@@ -102,13 +102,13 @@ def _block_rows(header: Header) -> int:
 def _plain(multiply: Products, table: pa.Table) -> NDArray[np.float64]:
     column = table.column("vector")
     vectors = [chunk.flatten().to_numpy() for chunk in column.chunks]
-    return multiply([vector.reshape(-1, column.type.list_size) for vector in vectors])
+    scale_b1 = table.column("scale").to_numpy().astype(np.float64)[:, None]
+    return multiply([vector.reshape(-1, column.type.list_size) for vector in vectors]) * scale_b1
 
 
 def _scored(start: int, table: pa.Table, multiply: Multiply, where: str) -> Block:
-    scale_b1 = table.column("scale").to_numpy().astype(np.float64)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        score_Qb = np.ascontiguousarray((multiply(table) * scale_b1).astype(np.float32).T)
+        score_Qb = np.ascontiguousarray(multiply(table).astype(np.float32).T)
     if not np.isfinite(score_Qb).all():
         raise BadQuery(
             f"Search: a score in {where} is larger than float32 holds, expected smaller ones. "
