@@ -24,7 +24,7 @@ _FLOAT16_LARGEST = float(np.finfo(np.float16).max)
 _GAUSSIAN_STEP = {4: 0.335, 2: 0.996}  # the best uniform steps for numbers of variance 1
 _FAR = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 8.0)
 _NEAR = (0.9, 0.95, 1.0, 1.05, 1.1)
-_PIECE_NUMBERS = 1 << 18  # numbers whose steps are sought at once
+_PIECE_NUMBERS = 1 << 18  # numbers that are turned at once
 
 
 def quantise(
@@ -127,9 +127,7 @@ def _steps(vector_mk: NDArray[np.float32], bits: int) -> NDArray[np.float64]:
     if bits == 8:
         largest_m = np.maximum(vector_mk.max(axis=1), -vector_mk.min(axis=1))
         return largest_m.astype(np.float64) / _INT8_STEPS
-    rows = max(1, _PIECE_NUMBERS // vector_mk.shape[1])
-    pieces = range(0, len(vector_mk), rows)
-    return np.concatenate([_best_steps(vector_mk[i : i + rows], bits) for i in pieces])
+    return np.concatenate([_best_steps(vector_mk[i], bits) for i in _pieces(vector_mk)])
 
 
 def _best_steps(vector_mk: NDArray[np.float32], bits: int) -> NDArray[np.float64]:
@@ -183,13 +181,19 @@ def _largest_step(bits: int) -> float:
 def _encode(
     vector_mk: NDArray[np.float32], step_m: NDArray[np.float32], bits: int, out_mk: NDArray[Any]
 ) -> None:
-    # Row by row, as a shard may be large.
-    for row, (vector_k, step) in enumerate(zip(vector_mk, step_m, strict=True)):
+    for piece in _pieces(vector_mk):
+        own_mk, step_m1 = vector_mk[piece], step_m[piece, None]
         if bits == 8:
-            ratio_k = np.rint(vector_k / (step or np.float32(1)))
-            np.clip(ratio_k, -_INT8_STEPS, _INT8_STEPS, out=out_mk[row], casting="unsafe")
+            ratio_mk = np.rint(own_mk / np.where(step_m1 > 0, step_m1, np.float32(1)))
+            np.clip(ratio_mk, -_INT8_STEPS, _INT8_STEPS, out=out_mk[piece], casting="unsafe")
         else:
-            out_mk[row] = _codes(vector_k[None], step_m[row : row + 1], bits)[0]
+            out_mk[piece] = _codes(own_mk, step_m1[:, 0], bits)
+
+
+def _pieces(vector_mk: NDArray[np.float32]) -> list[slice]:
+    # Some vectors at a time, as a shard may be large.
+    vectors = max(1, _PIECE_NUMBERS // vector_mk.shape[1])
+    return [slice(first, first + vectors) for first in range(0, len(vector_mk), vectors)]
 
 
 def _codes(
