@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gradients_store.columns import joined
 from gradients_store.packing import unpacked
 from gradients_store.products import COMPILED_FROM, compiled
-from gradients_store.quantise import factor_scales
 from gradients_store.schema import PACKED_BITS, Header
 
 _TOLERANCE = 1e-6  # singular values below this part of the largest are rounding
@@ -80,9 +80,8 @@ def factor_products(
     rows = max(1, _TILE_BYTES // (4 * widest))
 
     def multiply(table: pa.Table) -> NDArray[np.float64]:
-        stored_bW = _rows(table.column("vector"))
-        scale_bF = np.concatenate([factor_scales(c) for c in table.column("factor_scale").chunks])
-        scale_bF = scale_bF * table.column("scale").to_numpy().astype(np.float64)[:, None]
+        stored_bW, scale_b = joined(table.column("vector")), joined(table.column("scale"))
+        scale_bF = joined(table.column("factor_scale")) * scale_b.astype(np.float64)[:, None]
         score_bQ = np.zeros((len(stored_bW), len(query_QM)))
         for tile in (slice(first, first + rows) for first in range(0, len(stored_bW), rows)):
             for layer in layers:
@@ -152,13 +151,6 @@ def _factorised(
     right_IR = vector_II[:, value_I > _TOLERANCE**2 * value_I[-1]]
     found = finding + 2 * uses * (out + inputs) * right_IR.shape[1]
     return None if found >= 2 * uses * out * inputs else (matrix_OI @ right_IR, right_IR)
-
-
-def _rows(column: pa.ChunkedArray) -> NDArray[Any]:
-    parts = [
-        chunk.flatten().to_numpy().reshape(-1, column.type.list_size) for chunk in column.chunks
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _singles(

@@ -55,7 +55,9 @@ def histogram(values: NDArray[np.float32]) -> Histogram:
     first, last = _bin(low, exponent), _bin(high, exponent)
     place = np.floor(np.multiply(values, 2.0**-exponent, dtype=np.float64))
     counts = np.bincount((place - first).astype(np.int64), minlength=last - first + 1)
-    return Histogram(low=low, high=high, exponent=exponent, first=first, counts=counts.astype(np.int64))
+    return Histogram(
+        low=low, high=high, exponent=exponent, first=first, counts=counts.astype(np.int64)
+    )
 
 
 def _exponent(low: float, high: float) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gradients_store.columns import lists, numbers
 from gradients_store.errors import BadRows
 from gradients_store.packing import levels, packed, unpacked
 from gradients_store.schema import PACKED_BITS, Header
@@ -79,14 +80,14 @@ def dequantise(table: pa.Table, header: Header) -> NDArray[np.float32]:
     for batch in table.to_batches():
         vector_bP = vector_nP[start : start + batch.num_rows]
         start += batch.num_rows
-        stored_bW = batch.column("vector").flatten().to_numpy().reshape(-1, header.stored_length)
+        stored_bW = lists(batch.column("vector"))
         if header.dtype in PACKED_BITS:
             stored_bW = unpacked(stored_bW, PACKED_BITS[header.dtype])[:, : header.dimension]
-        scale_b1 = batch.column("scale").to_numpy()[:, None]
+        scale_b1 = numbers(batch.column("scale"))[:, None]
         if header.factors is None:
             np.multiply(stored_bW, scale_b1, out=vector_bP)
             continue
-        scale_bF = scale_b1 * factor_scales(batch.column("factor_scale"))
+        scale_bF = scale_b1 * lists(batch.column("factor_scale")).astype(np.float32)
         for factor, part in enumerate(factor_parts(header)):
             np.multiply(stored_bW[:, part], scale_bF[:, factor, None], out=vector_bP[:, part])
     return vector_nP
@@ -99,13 +100,6 @@ def factor_parts(header: Header) -> Iterator[slice]:
         for size in rank * [out] + rank * [inputs]:
             yield slice(start, start + size)
             start += size
-
-
-def factor_scales(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
-    """Return the column `factor_scale` as ``[n, F]``."""
-    flat = column.flatten().to_numpy()
-    scale_nF: NDArray[np.float32] = flat.reshape(len(column), -1).astype(np.float32)
-    return scale_nF
 
 
 def _halves(vector_nP: NDArray[np.float32], ids: Sequence[str], where: str) -> NDArray[np.float16]:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gradients_store.columns import numbers
 from gradients_store.histogram import Histogram, histogram
 from gradients_store.reader import Store
 from gradients_store.results import GroupSums, Moments, SearchResult, Top
 
 _Kept = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, both [Q, k]
-_NO_TEXT = pa.array([], pa.string())
+_NO_TEXT = pa.nulls(0, pa.string())  # pa.array would import pandas, a fifth of a second
 
 
 class Sums:
@@ -98,7 +99,7 @@ class _Groups:
         self._labels = []
         names = encoded.dictionary.to_pylist()
         index = np.array([self._index.setdefault(name, len(self._index)) for name in names])
-        group_b = index[encoded.indices.to_numpy()]
+        group_b = index[numbers(encoded.indices)]
         size = len(self._index)
         grow = size - len(self._count_G)
         if grow:
