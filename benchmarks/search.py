@@ -2,7 +2,9 @@
 
 Writes synthetic stores of 1,000, 10,000 and 100,000 rows (the last one holds 2 GB as int8) into a
 temporary folder that is removed afterwards, and prints a table. Rows have heavy tails, as gradients
-have: coordinates and lengths are spread over orders of magnitude. Reading and searching take turns,
+have: coordinates and lengths are spread over orders of magnitude. With `--factors R O I` a row holds
+factors of rank R of as many layers of shape [O, I] as fit into the dimension, and queries are whole
+matrices (`--query-rank` gives them a low rank). Reading and searching take turns,
 so that both see the same load; the median counts. "Read" is a sum over the mapped files, eight
 bytes at a time, in as many threads as the search has: in GB/s by the clock, then in seconds of
 processor time, each with its share (on a busy machine trust the second). Memory is the peak of the
@@ -15,17 +17,20 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from gradients_store import Header, Rows, Store, open_store, seal, search, write_shard
+from gradients_store.products import compiled
 
 SHARD_ROWS = 1000
+DTYPES = ("float32", "float16", "int8", "int4", "int2")
 SOURCES = ("web", "books", "code", "wiki")
 TITLE = (
     f"{'rows':>8} {'bytes':>14} {'queries':>7} {'threads':>7} {'wall s':>8} {'GB/s':>6} {'read':>6} "
@@ -38,10 +43,12 @@ def main() -> None:
     print(TITLE)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for rows in options.rows:
-            store = written(Path(folder) / str(rows), rows, options.dimension, options.dtype)
+            store = written(
+                Path(folder) / str(rows), rows, options.dimension, options.dtype, options.factors
+            )
             for queries in options.queries:
                 for threads in options.threads:
-                    print(line(store, queries, threads, options.repeats), flush=True)
+                    print(line(store, queries, threads, options), flush=True)
 
 
 def parsed() -> argparse.Namespace:
@@ -50,16 +57,28 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dimension", type=int, default=20_000)
-    parser.add_argument("--dtype", default="int8", choices=["int8", "float16", "float32"])
+    parser.add_argument("--dtype", default="int8", choices=DTYPES)
+    parser.add_argument("--factors", type=int, nargs=3, metavar=("R", "O", "I"))
+    parser.add_argument("--query-rank", type=int, help="with --factors; None: full rank")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="where the temporary folder is made")
     return parser.parse_args()
 
 
 def written(
-    root: Path, rows: int, dimension: int, dtype: str, shard_rows: int = SHARD_ROWS
+    root: Path,
+    rows: int,
+    dimension: int,
+    dtype: str,
+    factors: Sequence[int] | None = None,
+    shard_rows: int = SHARD_ROWS,
 ) -> Store:
     """Write a store; its shards hold the same rows, turned by one coordinate each."""
+    layers = 1
+    if factors:
+        rank, out, inputs = factors
+        layers = max(1, dimension // (rank * (out + inputs)))
+        dimension = layers * rank * (out + inputs)
     draw = np.random.default_rng(0)
     shard_rows = min(rows, shard_rows)
     base = draw.standard_normal((shard_rows, dimension), dtype=np.float32)
@@ -67,7 +86,8 @@ def written(
     base *= draw.lognormal(0, 1, (shard_rows, 1)).astype(np.float32)
     header = Header(
         **dict.fromkeys(("model", "tokenizer", "corpus", "curvature"), "synthetic"),
-        layers=("layer",),
+        layers=tuple(f"layer {layer}" for layer in range(layers)),
+        factors=layers * ((rank, out, inputs),) if factors else None,
         curvature_kind="ekfac",
         damping=0.1,
         sketch="full",
@@ -99,17 +119,31 @@ def written(
     return open_store(root)
 
 
-def line(store: Store, queries: int, threads: int, repeats: int) -> str:
-    query_QP = np.random.default_rng(1).standard_normal((queries, store.header.dimension))
+def drawn_queries(header: Header, queries: int, rank: int | None) -> NDArray[np.float32]:
+    """Queries ``[Q, M]``; of factor rows, matrices of some rank."""
+    draw = np.random.default_rng(1)
+    if header.factors is None or rank is None:
+        return draw.standard_normal((queries, header.query_dimension), dtype=np.float32)
+    matrices = [
+        draw.standard_normal((queries, out, rank), dtype=np.float32)
+        @ draw.standard_normal((queries, rank, inputs), dtype=np.float32)
+        for _, out, inputs in header.factors
+    ]
+    return np.concatenate([matrix.reshape(queries, -1) for matrix in matrices], axis=1)
+
+
+def line(store: Store, queries: int, threads: int, options: argparse.Namespace) -> str:
+    query_QM = drawn_queries(store.header, queries, options.query_rank)
     size = sum(shard.bytes for shard in store.shards)
 
     def find() -> None:
-        search(store, query_QP, 20, group_by=("source", "language"), threads=threads)
+        search(store, query_QM, 20, group_by=("source", "language"), threads=threads)
 
-    find()  # loads or makes the compiled code
+    compiled()  # in small stores too, so that memory compares
+    find()
     with ThreadPoolExecutor(threads) as pool:
         paths = [Path(store.root) / shard.name for shard in store.shards]
-        pairs = [(timed(lambda: read(pool, paths)), timed(find)) for _ in range(repeats)]
+        pairs = [(timed(lambda: read(pool, paths)), timed(find)) for _ in range(options.repeats)]
     (read_wall, read_cpu), (wall, cpu) = (
         [statistics.median(pair[i][k] for pair in pairs) for k in (0, 1)] for i in (0, 1)
     )

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from gradients_store import storage
+from gradients_store.columns import numbers
 from gradients_store.errors import ChecksumMismatch, StoreError
 from gradients_store.quantise import dequantise
 from gradients_store.reader import Store, open_store
@@ -81,7 +82,7 @@ def _shard_problems(store: Store, shard: ShardInfo, digests: list[NDArray[np.uin
 def _not_finite(batch: pa.RecordBatch, header: Header, where: str) -> list[str]:
     good_b = np.isfinite(dequantise(pa.Table.from_batches([batch]), header)).all(axis=1)
     for name in _FLOATS:
-        good_b &= np.isfinite(batch.column(name).to_numpy())
+        good_b &= np.isfinite(numbers(batch.column(name)))
     bad = np.flatnonzero(~good_b)
     if not bad.size:
         return []

@@ -13,7 +13,7 @@ Axes: Q queries, b rows of a block, M numbers of all matrices of a query, F fact
 R rank of factorised matrices, one after the other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gradients_store.columns import joined
 from gradients_store.packing import unpacked
 from gradients_store.products import COMPILED_FROM, compiled
-from gradients_store.quantise import factor_scales
 from gradients_store.schema import PACKED_BITS, Header
 
 _TOLERANCE = 1e-6  # singular values below this part of the largest are rounding
@@ -68,8 +68,8 @@ def factor_products(
         header: Of a store of factor rows.
 
     Returns:
-        A function of rows, a table with `vector` and `factor_scale`, to scores ``[b, Q]`` without
-        the rows' `scale`; it may run in several threads.
+        A function of rows, a table of the header's vector columns, to scores ``[b, Q]``; it may run
+        in several threads.
     """
     layers = tuple(_layers(query_QM, header))
     work = header.n_documents * header.dimension
@@ -80,8 +80,8 @@ def factor_products(
     rows = max(1, _TILE_BYTES // (4 * widest))
 
     def multiply(table: pa.Table) -> NDArray[np.float64]:
-        stored_bW = _rows(table.column("vector"))
-        scale_bF = np.concatenate([factor_scales(c) for c in table.column("factor_scale").chunks])
+        stored_bW, scale_b = joined(table.column("vector")), joined(table.column("scale"))
+        scale_bF = joined(table.column("factor_scale")) * scale_b.astype(np.float64)[:, None]
         score_bQ = np.zeros((len(stored_bW), len(query_QM)))
         for tile in (slice(first, first + rows) for first in range(0, len(stored_bW), rows)):
             for layer in layers:
@@ -153,13 +153,6 @@ def _factorised(
     return None if found >= 2 * uses * out * inputs else (matrix_OI @ right_IR, right_IR)
 
 
-def _rows(column: pa.ChunkedArray) -> NDArray[Any]:
-    parts = [
-        chunk.flatten().to_numpy().reshape(-1, column.type.list_size) for chunk in column.chunks
-    ]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
 def _singles(
     stored_bW: NDArray[Any], part: slice, dtype: str, kernels: ModuleType | None
 ) -> NDArray[np.float32]:
@@ -181,7 +174,7 @@ def _singles(
 def _add(
     layer: _Layer,
     number_bp: NDArray[np.float32],
-    scale_bF: NDArray[np.float32],
+    scale_bF: NDArray[np.float64],
     score_bQ: NDArray[np.float64],
 ) -> None:
     out, inputs = layer.shape
@@ -199,5 +192,5 @@ def _add(
             product_bR *= right_bI @ layer.right_IR
             term_bQ[:, layer.factorised] = np.add.reduceat(product_bR, layer.starts, axis=1)
         u, v = layer.factor + k, layer.factor + layer.rank + k
-        scale_b = scale_bF[:, u].astype(np.float64) * scale_bF[:, v]
-        score_bQ += np.ldexp(term_bQ * scale_b[:, None], layer.exponent_Q)
+        scale_b1 = (scale_bF[:, u] * scale_bF[:, v])[:, None]
+        score_bQ += np.ldexp(term_bQ * scale_b1, layer.exponent_Q)

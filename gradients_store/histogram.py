@@ -53,9 +53,11 @@ def histogram(values: NDArray[np.float32]) -> Histogram:
     low, high = float(values.min()), float(values.max())
     exponent = _exponent(low, high)
     first, last = _bin(low, exponent), _bin(high, exponent)
-    bins = np.floor(np.ldexp(values.astype(np.float64), -exponent)).astype(np.int64) - first
-    counts = np.bincount(bins, minlength=last - first + 1).astype(np.int64)
-    return Histogram(low=low, high=high, exponent=exponent, first=first, counts=counts)
+    place = np.floor(np.multiply(values, 2.0**-exponent, dtype=np.float64))
+    counts = np.bincount((place - first).astype(np.int64), minlength=last - first + 1)
+    return Histogram(
+        low=low, high=high, exponent=exponent, first=first, counts=counts.astype(np.int64)
+    )
 
 
 def _exponent(low: float, high: float) -> int:

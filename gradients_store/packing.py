@@ -5,16 +5,18 @@ zero. A row is padded to whole bytes with codes 0.
 Axes: n rows, P numbers of a row, W bytes of a row.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 
-def levels(code: NDArray[np.uint8], bits: int) -> NDArray[np.float32]:
+def levels(code: NDArray[Any], bits: int) -> NDArray[np.float32]:
     """Return the numbers that codes stand for."""
     return code.astype(np.float32) - np.float32((1 << (bits - 1)) - 0.5)
 
 
-def packed(code_nP: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+def packed(code_nP: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Pack codes ``[n, P]`` of 4 or 2 bits into bytes ``[n, W]``."""
     per = 8 // bits
     rows, size = code_nP.shape

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gradients_store.columns import lists, numbers
 from gradients_store.errors import BadRows
 from gradients_store.packing import levels, packed, unpacked
 from gradients_store.schema import PACKED_BITS, Header
@@ -22,8 +23,9 @@ _INT8_STEPS = 127
 _SCALE_BITS = np.uint32(0xFFFFFF80)  # 17 bits, with the first: times an int8 exact in float32
 _FLOAT16_LARGEST = float(np.finfo(np.float16).max)
 _GAUSSIAN_STEP = {4: 0.335, 2: 0.996}  # the best uniform steps for numbers of variance 1
-_MULTIPLES = (0.25, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
-_PIECE_NUMBERS = 1 << 18  # numbers whose steps are sought at once
+_FAR = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 8.0)
+_NEAR = (0.9, 0.95, 1.0, 1.05, 1.1)
+_PIECE_NUMBERS = 1 << 18  # numbers that are turned at once
 
 
 def quantise(
@@ -78,14 +80,14 @@ def dequantise(table: pa.Table, header: Header) -> NDArray[np.float32]:
     for batch in table.to_batches():
         vector_bP = vector_nP[start : start + batch.num_rows]
         start += batch.num_rows
-        stored_bW = batch.column("vector").flatten().to_numpy().reshape(-1, header.stored_length)
+        stored_bW = lists(batch.column("vector"))
         if header.dtype in PACKED_BITS:
             stored_bW = unpacked(stored_bW, PACKED_BITS[header.dtype])[:, : header.dimension]
-        scale_b1 = batch.column("scale").to_numpy()[:, None]
+        scale_b1 = numbers(batch.column("scale"))[:, None]
         if header.factors is None:
             np.multiply(stored_bW, scale_b1, out=vector_bP)
             continue
-        scale_bF = scale_b1 * factor_scales(batch.column("factor_scale"))
+        scale_bF = scale_b1 * lists(batch.column("factor_scale")).astype(np.float32)
         for factor, part in enumerate(factor_parts(header)):
             np.multiply(stored_bW[:, part], scale_bF[:, factor, None], out=vector_bP[:, part])
     return vector_nP
@@ -98,13 +100,6 @@ def factor_parts(header: Header) -> Iterator[slice]:
         for size in rank * [out] + rank * [inputs]:
             yield slice(start, start + size)
             start += size
-
-
-def factor_scales(column: pa.FixedSizeListArray) -> NDArray[np.float32]:
-    """Return the column `factor_scale` as ``[n, F]``."""
-    flat = column.flatten().to_numpy()
-    scale_nF: NDArray[np.float32] = flat.reshape(len(column), -1).astype(np.float32)
-    return scale_nF
 
 
 def _halves(vector_nP: NDArray[np.float32], ids: Sequence[str], where: str) -> NDArray[np.float16]:
@@ -126,25 +121,25 @@ def _steps(vector_mk: NDArray[np.float32], bits: int) -> NDArray[np.float64]:
     if bits == 8:
         largest_m = np.maximum(vector_mk.max(axis=1), -vector_mk.min(axis=1))
         return largest_m.astype(np.float64) / _INT8_STEPS
-    rows = max(1, _PIECE_NUMBERS // vector_mk.shape[1])
-    pieces = range(0, len(vector_mk), rows)
-    return np.concatenate([_best_steps(vector_mk[i : i + rows], bits) for i in pieces])
+    return np.concatenate([_best_steps(vector_mk[i], bits) for i in _pieces(vector_mk)])
 
 
 def _best_steps(vector_mk: NDArray[np.float32], bits: int) -> NDArray[np.float64]:
-    # From several steps on: the levels l that each gives, and the step x.l / l.l that is best for
-    # these levels; it leaves an error of x.x - (x.l)^2 / l.l. The least error wins.
+    # A trial step gives each number its level l, and x.l / l.l is the best step for these levels;
+    # it leaves an error of x.x - (x.l)^2 / l.l. The least error wins: of trials far apart, then of
+    # some about the winner.
     rms_m = np.sqrt(np.square(vector_mk, dtype=np.float64).mean(axis=1))
     unit_mk = (vector_mk / np.where(rms_m > 0.0, rms_m, 1.0)[:, None]).astype(np.float32)
-    step_m, gain_m = np.zeros(len(rms_m)), np.zeros(len(rms_m))
-    for multiple in _MULTIPLES:
-        start_m = np.full(len(rms_m), multiple * _GAUSSIAN_STEP[bits], dtype=np.float32)
-        level_mk = levels(_codes(unit_mk, start_m, bits), bits)
-        along_m = np.einsum("mk,mk->m", unit_mk, level_mk).astype(np.float64)
-        square_m = np.einsum("mk,mk->m", level_mk, level_mk).astype(np.float64)
-        better_m = along_m**2 / square_m > gain_m
-        gain_m = np.where(better_m, along_m**2 / square_m, gain_m)
-        step_m = np.where(better_m, along_m / square_m, step_m)
+    step_m, gain_m = np.full(len(rms_m), _GAUSSIAN_STEP[bits]), np.zeros(len(rms_m))
+    for multiples in (_FAR, _NEAR):
+        middle_m = step_m
+        for multiple in multiples:
+            level_mk = levels(_codes(unit_mk, (multiple * middle_m).astype(np.float32), bits), bits)
+            along_m = np.einsum("mk,mk->m", unit_mk, level_mk).astype(np.float64)
+            square_m = np.einsum("mk,mk->m", level_mk, level_mk).astype(np.float64)
+            better_m = along_m**2 / square_m > gain_m
+            gain_m = np.where(better_m, along_m**2 / square_m, gain_m)
+            step_m = np.where(better_m, along_m / square_m, step_m)
     return step_m * rms_m
 
 
@@ -180,13 +175,19 @@ def _largest_step(bits: int) -> float:
 def _encode(
     vector_mk: NDArray[np.float32], step_m: NDArray[np.float32], bits: int, out_mk: NDArray[Any]
 ) -> None:
-    # Row by row, as a shard may be large.
-    for row, (vector_k, step) in enumerate(zip(vector_mk, step_m, strict=True)):
+    for piece in _pieces(vector_mk):
+        own_mk, step_m1 = vector_mk[piece], step_m[piece, None]
         if bits == 8:
-            ratio_k = np.rint(vector_k / (step or np.float32(1)))
-            np.clip(ratio_k, -_INT8_STEPS, _INT8_STEPS, out=out_mk[row], casting="unsafe")
+            ratio_mk = np.rint(own_mk / np.where(step_m1 > 0, step_m1, np.float32(1)))
+            np.clip(ratio_mk, -_INT8_STEPS, _INT8_STEPS, out=out_mk[piece], casting="unsafe")
         else:
-            out_mk[row] = _codes(vector_k[None], step_m[row : row + 1], bits)[0]
+            out_mk[piece] = _codes(own_mk, step_m1[:, 0], bits)
+
+
+def _pieces(vector_mk: NDArray[np.float32]) -> list[slice]:
+    # Some vectors at a time, as a shard may be large.
+    vectors = max(1, _PIECE_NUMBERS // vector_mk.shape[1])
+    return [slice(first, first + vectors) for first in range(0, len(vector_mk), vectors)]
 
 
 def _codes(

@@ -148,7 +148,12 @@ class Store:
 
     def ids_of(self, rows: ArrayLike) -> list[str]:
         """Return the document ids of chosen rows, in the order asked."""
-        names: list[str] = self._chosen(rows, ["id"]).column("id").to_pylist()
+        row_k = self._checked_rows(rows)
+        names = [""] * len(row_k)
+        for places, row_j, reader in self._shards_of(row_k, ["id"]):
+            table = reader.read_all()
+            for place, row in zip(places.tolist(), row_j.tolist(), strict=True):
+                names[place] = table.column("id")[row].as_py()
         return names
 
     def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
@@ -156,25 +161,34 @@ class Store:
         return dequantise(self.documents(self.rows_of(ids), vectors=True), self.header)
 
     def _chosen(self, rows: ArrayLike, names: list[str]) -> pa.Table:
+        row_k = self._checked_rows(rows)
+        found: list[pa.Table] = []
+        order: list[NDArray[np.intp]] = []
+        for places, row_j, reader in self._shards_of(row_k, names):
+            found.append(reader.read_all().select(names).take(pa.array(row_j)))
+            order.append(places)
+        return pa.concat_tables(found).take(pa.array(np.argsort(np.concatenate(order))))
+
+    def _checked_rows(self, rows: ArrayLike) -> NDArray[np.int64]:
         row_k = np.asarray(rows, dtype=np.int64).reshape(-1)
         if row_k.size and not (0 <= row_k.min() and row_k.max() < len(self)):
             raise UnknownName(
                 f"Gradient store {self.root}: row {row_k[(row_k < 0) | (row_k >= len(self))][0]}, "
                 f"expected 0 to {len(self) - 1}. Ask for rows of this store."
             )
+        return row_k
+
+    def _shards_of(
+        self, row_k: NDArray[np.int64], names: list[str]
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int64], ipc.RecordBatchFileReader]]:
+        # Of each shard that holds some of the rows (one at least, for the schema): their places
+        # among those asked, their rows within the shard, and the open shard.
         folder = storage.folder_of(self.root)
-        found: list[pa.Table] = []
-        order: list[NDArray[np.intp]] = []
-        first = 0
-        for shard in self.shards:
-            here = np.flatnonzero((row_k >= first) & (row_k < first + shard.rows))
-            if here.size or not found:
-                with storage.opened_shard(folder, shard.name, names) as reader:
-                    table = reader.read_all().select(names)
-                    found.append(table.take(pa.array(row_k[here] - first)))
-                order.append(here)
-            first += shard.rows
-        return pa.concat_tables(found).take(pa.array(np.argsort(np.concatenate(order))))
+        size = self.header.shard_documents
+        for index in np.unique(row_k // size).tolist() or [0]:
+            places = np.flatnonzero(row_k // size == index)
+            with storage.opened_shard(folder, self.shards[index].name, names) as reader:
+                yield places, row_k[places] - index * size, reader
 
     def _columns(self, columns: Sequence[str]) -> pa.Table:
         names = self._check_columns(columns)
@@ -265,7 +279,7 @@ def shard_vectors(
     names = list(header.vector_columns)
     with storage.opened_shard(folder, name, names) as reader:
         parts, start = [], 0
-        wanted = np.asarray(rows, dtype=np.int64)
+        wanted, order = np.unique(np.asarray(rows, dtype=np.int64), return_inverse=True)
         for i in range(reader.num_record_batches):
             batch = reader.get_batch(i).select(names)
             own = wanted[(wanted >= start) & (wanted < start + batch.num_rows)] - start
@@ -273,7 +287,6 @@ def shard_vectors(
             if len(own):
                 chosen = pa.Table.from_batches([batch]).take(pa.array(own))
                 parts.append(dequantise(chosen, header))
-    order = np.argsort(np.argsort(wanted, kind="stable"), kind="stable")
     return np.concatenate(parts)[order]
 
 

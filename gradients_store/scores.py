@@ -12,7 +12,7 @@ Axes: Q queries, b rows of a block, M numbers of a query: P coordinates, or the 
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gradients_store import columns
 from gradients_store.errors import BadQuery
 from gradients_store.factor_products import factor_products
 from gradients_store.products import Products, products
@@ -28,8 +29,8 @@ from gradients_store.reader import Store
 from gradients_store.schema import Header
 
 Multiply = Callable[[pa.Table], NDArray[np.float64]]
-"""Rows of a store to scores ``[b, Q]``, without the rows' scales."""
-_BLOCK_BYTES = 1 << 25
+"""Rows of a store to scores ``[b, Q]``."""
+_BLOCK_BYTES = 3 << 24
 _BLOCK_ROWS = 8192
 _FEW_BYTES = 1 << 25  # a store that one thread reads in a moment
 
@@ -49,7 +50,7 @@ class Block:
 def scored(
     store: Store,
     query_QM: NDArray[Any],
-    columns: Sequence[str] = (),
+    others: Sequence[str] = (),
     rows: int | None = None,
     threads: int | None = None,
 ) -> Iterator[Block]:
@@ -58,8 +59,9 @@ def scored(
     Args:
         store: The store.
         query_QM: Finite queries ``[Q, M]``.
-        columns: Further columns to read.
-        rows: The most rows of a block; None: about 32 MB of them.
+        others: Further columns to read.
+        rows: The most rows of a block, which ends where its shard ends; None: about 48 MB of them,
+            of several shards where these are small.
         threads: Threads that compute; None: one for each processor that this process may use.
 
     Yields:
@@ -71,8 +73,11 @@ def scored(
         multiply = functools.partial(_plain, products(query_QM, header.dtype, len(store)))
     else:
         multiply = factor_products(query_QM, header)
-    size = _block_rows(header) if rows is None else rows
-    tables = store.tables((*header.vector_columns, *columns), size)
+    names = (*header.vector_columns, *others)
+    if rows is None:
+        tables = _across_shards(store.tables(names, _block_rows(header)), _block_rows(header))
+    else:
+        tables = store.tables(names, rows)
     workers = processors() if threads is None else threads
     if workers < 2 or sum(shard.bytes for shard in store.shards) <= _FEW_BYTES:
         for start, table in tables:
@@ -99,16 +104,31 @@ def _block_rows(header: Header) -> int:
     return min(_BLOCK_ROWS, max(1, _BLOCK_BYTES // header.stored_bytes))
 
 
+def _across_shards(
+    tables: Iterable[tuple[int, pa.Table]], most: int
+) -> Iterator[tuple[int, pa.Table]]:
+    # Joins small tables, without a copy, into some of `most` rows at the most: fewer blocks are
+    # less work beside the products.
+    held: list[pa.Table] = []
+    first = rows = 0
+    for start, table in tables:
+        if rows + table.num_rows > most:
+            yield first, pa.concat_tables(held)
+            held, first, rows = [], start, 0
+        held.append(table)
+        rows += table.num_rows
+    if held:
+        yield first, pa.concat_tables(held)
+
+
 def _plain(multiply: Products, table: pa.Table) -> NDArray[np.float64]:
-    column = table.column("vector")
-    vectors = [chunk.flatten().to_numpy() for chunk in column.chunks]
-    return multiply([vector.reshape(-1, column.type.list_size) for vector in vectors])
+    scale_b1 = columns.joined(table.column("scale")).astype(np.float64)[:, None]
+    return multiply([columns.lists(chunk) for chunk in table.column("vector").chunks]) * scale_b1
 
 
 def _scored(start: int, table: pa.Table, multiply: Multiply, where: str) -> Block:
-    scale_b1 = table.column("scale").to_numpy().astype(np.float64)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        score_Qb = np.ascontiguousarray((multiply(table) * scale_b1).astype(np.float32).T)
+        score_Qb = np.ascontiguousarray(multiply(table).astype(np.float32).T)
     if not np.isfinite(score_Qb).all():
         raise BadQuery(
             f"Search: a score in {where} is larger than float32 holds, expected smaller ones. "

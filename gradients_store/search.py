@@ -43,8 +43,8 @@ def search(
         top: How many rows k to keep of each sign; fewer come back when fewer are scored.
         skip: Ids of documents to leave out of everything, for all queries.
         group_by: Text columns to sum by, such as ("source", "language").
-        rows: The most rows of a block, None: about 32 MB of them; changes memory and speed, not
-            the result (sums change by float64 rounding).
+        rows: The most rows of a block, None: about 48 MB of them; changes memory and speed, not
+            the result (sums change by float64 rounding; scores of factor rows by float32's).
         threads: Threads that compute; None: one for each processor that this process may use.
             They change nothing but the speed.
 
@@ -90,7 +90,8 @@ def all_scores(
         store: The store.
         query_QM: Whitened query gradients ``[Q, M]``: compressed as the store's vectors are; or,
             where rows are factors, whole: layer after layer, each ``[O, I]`` row by row.
-        rows: The most rows of a block; None: about 32 MB of them.
+        rows: The most rows of a block, which ends where its shard ends; None: about 48 MB of them,
+            of several shards where these are small.
         threads: Threads that compute; None: one for each processor that this process may use.
 
     Yields:

@@ -175,10 +175,13 @@ def opened_shard(
 
 def _mapped(path: str) -> pa.BufferReader:
     # Python's map: Arrow's own takes three times as long to open, a twentieth of a warm search.
-    with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if not os.fstat(descriptor).st_size:
             raise OSError("it is empty")
-        return pa.BufferReader(pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        return pa.BufferReader(pa.py_buffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)))
+    finally:
+        os.close(descriptor)
 
 
 def _reader(source: Any, columns: Sequence[str] | None) -> ipc.RecordBatchFileReader:

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from gradients_store.columns import numbers
 from gradients_store.histogram import Histogram, histogram
 from gradients_store.reader import Store
 from gradients_store.results import GroupSums, Moments, SearchResult, Top
 
 _Kept = tuple[NDArray[np.float32], NDArray[np.int64]]  # scores and rows, both [Q, k]
-_NO_TEXT = pa.array([], pa.string())
+_NO_TEXT = pa.nulls(0, pa.string())  # pa.array would import pandas, a fifth of a second
 
 
 class Sums:
@@ -32,6 +33,7 @@ class Sums:
         self._largest, self._smallest = nothing, nothing
         self._scores: list[NDArray[np.float32]] = []
         self._rows: list[NDArray[np.int64]] = []
+        self._waiting = 0
         self._count = 0
         self._total_Q = np.zeros(queries)
         self._squares_Q = np.zeros(queries)
@@ -46,7 +48,8 @@ class Sums:
         self._rows.append(row_b)
         for name, group in self._groups.items():
             group.label(table.column(name))
-        if sum(len(part) for part in self._rows) >= self._gathered:
+        self._waiting += len(row_b)
+        if self._waiting >= self._gathered:
             self._add_up()
 
     def result(self, store: Store) -> SearchResult:
@@ -64,7 +67,7 @@ class Sums:
 
     def _add_up(self) -> None:
         score_Qb, row_b = np.concatenate(self._scores, axis=1), np.concatenate(self._rows)
-        self._scores, self._rows = [], []
+        self._scores, self._rows, self._waiting = [], [], 0
         self._largest = _kept(*self._largest, score_Qb, row_b, self._top)
         self._smallest = _kept(*self._smallest, -score_Qb, row_b, self._top)
         wide_Qb = score_Qb.astype(np.float64)
@@ -96,7 +99,7 @@ class _Groups:
         self._labels = []
         names = encoded.dictionary.to_pylist()
         index = np.array([self._index.setdefault(name, len(self._index)) for name in names])
-        group_b = index[encoded.indices.to_numpy()]
+        group_b = index[numbers(encoded.indices)]
         size = len(self._index)
         grow = size - len(self._count_G)
         if grow:
@@ -104,10 +107,10 @@ class _Groups:
             self._positive_QG = np.pad(self._positive_QG, ((0, 0), (0, grow)))
             self._negative_QG = np.pad(self._negative_QG, ((0, 0), (0, grow)))
         self._count_G = self._count_G + np.bincount(group_b, minlength=size)
-        positive_QG = _by_group(np.maximum(score_Qb, 0.0), group_b, size)
-        negative_QG = _by_group(np.minimum(score_Qb, 0.0), group_b, size)
-        self._positive_QG = self._positive_QG + positive_QG
-        self._negative_QG = self._negative_QG + negative_QG
+        for query, score_b in enumerate(score_Qb):
+            sums = np.bincount(2 * group_b + (score_b > 0.0), score_b, minlength=2 * size)
+            self._negative_QG[query] += sums[0::2]
+            self._positive_QG[query] += sums[1::2]
 
     def result(self) -> GroupSums:
         return GroupSums(
@@ -119,12 +122,6 @@ class _Groups:
         )
 
 
-def _by_group(
-    score_Qb: NDArray[np.float64], group_b: NDArray[np.int64], size: int
-) -> NDArray[np.float64]:
-    return np.stack([np.bincount(group_b, score_b, minlength=size) for score_b in score_Qb])
-
-
 def _kept(
     score_Qk: NDArray[np.float32],
     row_Qk: NDArray[np.int64],
@@ -133,17 +130,18 @@ def _kept(
     top: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Keeps the `top` largest of both, in the order of rows; of equal scores the lower rows.
-    score_Qm = np.concatenate([score_Qk, score_Qb], axis=1)
-    row_Qm = np.concatenate([row_Qk, np.broadcast_to(row_b, score_Qb.shape)], axis=1)
-    total = score_Qm.shape[1]
-    if total <= top:
-        return score_Qm, row_Qm
-    edge_Q1 = np.partition(score_Qm, total - top, axis=1)[:, total - top, None]
-    above_Qm, equal_Qm = score_Qm > edge_Q1, score_Qm == edge_Q1
-    room_Q1 = top - above_Qm.sum(axis=1, keepdims=True)
-    keep_Qm = above_Qm | (equal_Qm & (np.cumsum(equal_Qm, axis=1) <= room_Q1))
-    shape = (len(score_Qm), top)
-    return score_Qm[keep_Qm].reshape(shape), row_Qm[keep_Qm].reshape(shape)
+    found = []
+    for score_k, kept_k, score_b in zip(score_Qk, row_Qk, score_Qb, strict=True):
+        score_m, row_m = np.concatenate([score_k, score_b]), np.concatenate([kept_k, row_b])
+        if len(score_m) > top:
+            edge = np.partition(score_m, len(score_m) - top)[len(score_m) - top]
+            least_j = np.flatnonzero(score_m >= edge)
+            equal_j = score_m[least_j] == edge
+            room = top - np.count_nonzero(~equal_j)
+            keep_k = least_j[~equal_j | (np.cumsum(equal_j) <= room)]
+            score_m, row_m = score_m[keep_k], row_m[keep_k]
+        found.append((score_m, row_m))
+    return np.stack([score for score, _ in found]), np.stack([row for _, row in found])
 
 
 def _tops(store: Store, largest: _Kept, smallest: _Kept) -> tuple[Top, Top]:

@@ -107,6 +107,21 @@ def test_search_does_not_depend_on_blocks_or_other_queries(tmp_path, make_header
         assert np.array_equal(part.histograms[0].counts, whole.histograms[3].counts)
 
 
+def test_blocks_of_small_shards_are_joined_unless_their_rows_are_asked_for(
+    tmp_path, make_header, make_store, monkeypatch
+):
+    store = make_store(str(tmp_path / "store"), make_header(shard_documents=2))
+    query_QP = np.random.default_rng(5).standard_normal((3, 6))
+    for most, starts in ((5, [0, 4, 8, 12, 16, 20]), (1, list(range(23))), (99, [0])):
+        monkeypatch.setattr("gradients_store.scores._BLOCK_ROWS", most)
+        parts = list(all_scores(store, query_QP))
+        assert [start for start, _ in parts] == starts
+        score_QN = np.concatenate([part for _, part in parts], axis=1)
+        assert np.array_equal(score_QN, brute(store, query_QP))
+        check_against_brute(store, query_QP, 4, None)
+    assert [start for start, _ in all_scores(store, query_QP, 99)] == list(range(0, 23, 2))
+
+
 def test_search_returns_fewer_rows_when_fewer_are_scored(root, make_header, make_store):
     store = make_store(root, make_header())
     found = check_against_brute(store, np.ones((1, 6)), 99, 10)

@@ -29,6 +29,7 @@ from gradients_store import (
     open_store,
     seal,
     sealed_shards,
+    shard_vectors,
     verify,
     write_shard,
 )
@@ -180,6 +181,9 @@ def test_vectors_come_in_the_order_asked(root, dtype, make_header, make_store):
     assert store.rows_of([f"doc-{row}" for row in rows]).tolist() == rows
     assert store.documents(rows)["id"].to_pylist() == [f"doc-{row}" for row in rows]
     assert store.documents([]).num_rows == 0
+    assert store.ids_of(rows) == [f"doc-{row}" for row in rows]
+    assert store.ids_of([]) == []
+    assert np.array_equal(shard_vectors(root, 0, [9, 2, 9]), vector_NP[[9, 2, 9]])
     assert store.vectors([]).shape == (0, 6)
 
 
