@@ -20,6 +20,7 @@ from gradients_store.errors import (
 )
 from gradients_store.exports import export
 from gradients_store.histogram import Histogram
+from gradients_store.quantise import rounded
 from gradients_store.reader import Store, open_store, shard_vectors
 from gradients_store.results import GroupSums, Moments, SearchResult, Top
 from gradients_store.rows import Rows
@@ -47,6 +48,7 @@ __all__ = [
     # write: shards in any order, the manifest last
     "Rows",
     "ShardInfo",
+    "rounded",
     "seal",
     "sealed_shards",
     "write_shard",

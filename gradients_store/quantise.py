@@ -93,6 +93,28 @@ def dequantise(table: pa.Table, header: Header) -> NDArray[np.float32]:
     return vector_nP
 
 
+def rounded(vector_mk: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """Return vectors as they come back from a store, each with a step of its own.
+
+    So are the factors of factor rows (up to the rounding of their scales) and plain rows.
+
+    Args:
+        vector_mk: Finite vectors ``[m, k]``.
+        dtype: An element type of a store.
+
+    Returns:
+        Vectors ``[m, k]``.
+    """
+    if dtype in ("float32", "float16"):
+        return vector_mk.astype(dtype).astype(np.float32)
+    bits = PACKED_BITS.get(dtype, 8)
+    code_mk = np.empty(vector_mk.shape, dtype=np.int8 if bits == 8 else np.uint8)
+    scale_m = _row_scales(_steps(vector_mk, bits), bits)
+    _encode(vector_mk, scale_m, bits, code_mk)
+    number_mk = code_mk.astype(np.float32) if bits == 8 else levels(code_mk, bits)
+    return number_mk * scale_m[:, None]
+
+
 def factor_parts(header: Header) -> Iterator[slice]:
     """Yield where each of a row's factors stands among its P numbers, in their order."""
     start = 0

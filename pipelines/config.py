@@ -103,18 +103,22 @@ class RunConfig(BaseModel):
     """Who sums factors and eigenvalues; `curvlinops` is the slower reference, equal up to rounding."""
 
     # -- gradient store ---------------------------------------------------------------------------
-    store: Literal["auto", "full", "top-eigen", "random"] = "auto"
-    """Compression; `auto`: full rows where they fit into `store_gigabytes`, else top-eigen."""
+    store: Literal["auto", "full", "factors", "top-eigen", "random"] = "auto"
+    """Compression; `auto`: full rows where they fit, else what ranks best on a sample."""
     store_gigabytes: float = Field(4.0, gt=0)
-    """Disk that the vectors may take under `auto` and `top-eigen`."""
+    """Disk that the vectors may take under `auto`, `factors` and `top-eigen`."""
+    store_bytes: int | None = Field(None, ge=64)
+    """Bytes that a document's vector may take; None: `store_gigabytes` over the documents."""
+    store_fidelity: float | None = Field(None, gt=0, lt=1)
+    """Wanted Spearman correlation with exact scores; `auto` then takes the smallest form reaching it."""
     store_side: int = Field(16, ge=1)
     """p of `random`: p x p numbers a layer."""
     store_seed: int = 0
-    """Seed of `random`."""
-    store_dtype: Literal["float32", "float16", "int8"] = "int8"
-    """Number format of the vectors on disk."""
+    """Seed of `random` and `factors`."""
+    store_dtype: Literal["float32", "float16", "int8", "int4", "int2"] | None = None
+    """Number format of the vectors; None: `factors` take what ranks best, the others int8."""
     self_influence: Literal["exact", "estimated"] = "exact"
-    """With `top-eigen`: exact, or estimated from the kept coordinates (a much faster index)."""
+    """Unless all is kept: exact, or estimated from what is kept (a much faster index)."""
 
     # -- trace ------------------------------------------------------------------------------------
     top: int = Field(20, ge=1)

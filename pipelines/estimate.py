@@ -82,9 +82,9 @@ def estimate(
     curvature = share * (one_pass + 3 * one_pass + 2 * factors) + 2 * solve
     if config.curvature in ("ekfac", "diagonal"):
         curvature += share * (3 * one_pass + 2 * rotation)
-    from pipelines.gradients import BYTES
+    from pipelines.store_forms import budget_of
 
-    vector = min(parameters * BYTES[config.store_dtype], config.store_gigabytes * 1e9 / documents)
+    vector = min(parameters, budget_of(config, documents))
     stages = [("curvature", curvature), ("gradients", 2 * one_pass + 2 * rotation)]
     if config.train != "none":
         stages.insert(0, ("training", 3 * one_pass * config.epochs))

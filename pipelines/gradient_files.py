@@ -53,30 +53,49 @@ class IndexSpec:
         return replace(self, shard=0, first=0, ids=(), sources=(), languages=(), rows=())
 
 
-def save_sketch(path: Path, sketch: Sketch) -> None:
-    """Write what the store keeps of each gradient.
+@dataclass(frozen=True, kw_only=True)
+class StoredForm:
+    """What a store keeps of each gradient, and in which numbers."""
+
+    sketch: Sketch
+    dtype: str
+    """One of ``gradients_store``'s element types."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a document's vector, its scales included."""
+        bits = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int2": 2}[self.dtype]
+        scales = 4 + 4 * sum(self.sketch.ranks.values())
+        return -(-self.sketch.dimension * bits // 8) + scales
+
+
+def save_form(path: Path, form: StoredForm) -> None:
+    """Write what a store keeps of each gradient.
 
     Args:
         path: A safetensors file.
-        sketch: The sketch.
+        form: The sketch and the number format.
     """
+    sketch = form.sketch
     about = {"kind": sketch.kind, "side": sketch.side, "seed": sketch.seed}
+    if sketch.kind == "factors" or sketch.separable:
+        about |= {"ranks": dict(sketch.ranks), "separable": sketch.separable}
     shapes = [[name, *shape] for name, shape in sketch.shapes.items()]
     # one entry, as safetensors writes several in any order, and equal sketches have equal bytes
-    metadata = {"sketch": json.dumps({**about, "shapes": shapes})}
+    metadata = {"sketch": json.dumps({**about, "shapes": shapes, "dtype": form.dtype})}
     with new_file(path) as temporary:
         save_file({"": torch.zeros(0), **sketch.coordinates}, temporary, metadata=metadata)
 
 
 @lru_cache(maxsize=2)
-def load_sketch(path: str) -> Sketch:
-    """Read a sketch.
+def load_form(path: str) -> StoredForm:
+    """Read what a store keeps of each gradient.
 
     Returns:
-        The sketch.
+        The sketch and the number format; int8 where an older release did not write it.
 
     Raises:
-        RunError: If the file is not one that ``save_sketch`` wrote.
+        RunError: If the file is not one that ``save_form`` wrote.
     """
     tensors = read_tensors(Path(path))
     with safe_open(path, framework="pt") as file:
@@ -88,7 +107,14 @@ def load_sketch(path: str) -> Sketch:
         )
     about = json.loads(written)
     about["shapes"] = {name: (out, inputs) for name, out, inputs in about["shapes"]}
-    return Sketch(**about, coordinates={n: t for n, t in tensors.items() if n})
+    dtype = about.pop("dtype", "int8")
+    sketch = Sketch(**about, coordinates={n: t for n, t in tensors.items() if n})
+    return StoredForm(sketch=sketch, dtype=dtype)
+
+
+def load_sketch(path: str) -> Sketch:
+    """The sketch of ``load_form``."""
+    return load_form(path).sketch
 
 
 @lru_cache(maxsize=1)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gradients_store
 from gradients_store import Header
 from influence.documents.preconditioner import LayerCurvature
-from influence.documents.sketch import Sketch, full, random_projection, top_eigen
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
 from pipelines.corpus import read_columns
 from pipelines.curvature import read_curvature
 from pipelines.errors import RunError
-from pipelines.gradient_files import IndexSpec, save_sketch
+from pipelines.gradient_files import IndexSpec, StoredForm, save_form
 from pipelines.gradient_steps import index_shard
 from pipelines.run_folder import Stage, key_of, seal
+from pipelines.sample_queries import choose_queries
 from pipelines.store_check import check_store
+from pipelines.store_forms import choose_form, in_words
 from pipelines.worker import ModelSpec
-
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
-SHARD_GIGABYTES = 1.0
-"""Memory for the rows of one shard while it is filled (float32)."""
 
 
 def build_store(
@@ -48,13 +45,14 @@ def build_store(
     Returns:
         The sealed stage; the store itself is its subfolder ``store``.
     """
-    sketch = choose_sketch(config, curvature, tokens.info()["documents"])
-    stage = Stage("gradients", store_key(config, curvature, sketch), root)
+    specs = plan_shards(config, corpus, tokens, curvature, model, None, None)
+    form = choose(config, root, tokens, curvature, specs, workers)
+    stage = Stage("gradients", store_key(config, curvature, form), root)
     if stage.is_sealed():
         return stage
-    header = make_header(config, corpus, tokens, curvature, model, sketch)
+    header = make_header(config, corpus, tokens, curvature, model, form)
     if not (stage.path / "sketch.safetensors").exists():
-        save_sketch(stage.path / "sketch.safetensors", sketch)
+        save_form(stage.path / "sketch.safetensors", form)
     specs = plan_shards(config, corpus, tokens, curvature, model, stage, header)
     done = gradients_store.sealed_shards(stage.path / "store", header)
     workers.map(index_shard, [s for s in specs if s.shard not in done], "Gradients of documents")
@@ -65,32 +63,28 @@ def build_store(
     return seal(stage, {**quality, "bytes": sum(s.bytes for s in shards.values())})
 
 
-def choose_sketch(config: RunConfig, curvature: Stage, documents: int) -> Sketch:
-    """Decide what to keep of each gradient; pure.
-
-    Args:
-        config: The run.
-        curvature: The sealed curvature.
-        documents: N.
+def choose(
+    config: RunConfig,
+    root: Path,
+    tokens: Stage,
+    curvature: Stage,
+    specs: Sequence[IndexSpec],
+    workers: Workers,
+) -> StoredForm:
+    """Decide what to keep of each gradient; where there is a choice, it is measured and said.
 
     Returns:
-        Full rows where they fit (under ``auto``), else the coordinates that matter most.
+        The form of the store.
     """
     layers = read_curvature(curvature)
     shapes = shapes_of(curvature, layers)
-    whole = sum(o * i for o, i in shapes.values())
-    fitting = int(config.store_gigabytes * 1e9 / documents / BYTES[config.store_dtype])
-    fitting = min(fitting, int(SHARD_GIGABYTES * 1e9 / config.documents_per_shard / 4))
-    kind = config.store
-    if kind == "auto":
-        fits = whole <= fitting
-        has_values = curvature.info()["kind"] != "identity"
-        kind = "full" if fits else "top-eigen" if has_values else "random"
-    if kind == "full":
-        return full(shapes)
-    if kind == "random":
-        return random_projection(shapes, config.store_side, config.store_seed)
-    return top_eigen(layers, config.damping, min(whole, max(1, fitting)))
+    queries = choose_queries(tokens, sum(o * i for o, i in shapes.values()))
+    form, comparison = choose_form(
+        config, lambda key: Stage("forms", key, root), specs, layers, shapes, queries, workers
+    )
+    if comparison is not None:
+        workers.console.print(in_words(comparison, form))
+    return form
 
 
 def shapes_of(curvature: Stage, layers: Mapping[str, LayerCurvature]) -> dict[str, tuple[int, int]]:
@@ -105,7 +99,7 @@ def shapes_of(curvature: Stage, layers: Mapping[str, LayerCurvature]) -> dict[st
     return {n: tuple(x.eigenvalues_OI.shape) for n, x in layers.items()}  # type: ignore[union-attr]
 
 
-def store_key(config: RunConfig, curvature: Stage, sketch: Sketch) -> str:
+def store_key(config: RunConfig, curvature: Stage, form: StoredForm) -> str:
     """The key of a store.
 
     Returns:
@@ -115,8 +109,8 @@ def store_key(config: RunConfig, curvature: Stage, sketch: Sketch) -> str:
     return key_of(
         curvature=curvature.key,
         damping=config.damping,
-        sketch=sketch.fingerprint(),
-        dtype=config.store_dtype,
+        sketch=form.sketch.fingerprint(),
+        dtype=form.dtype,
         shard=config.documents_per_shard,
         **estimated,
     )
@@ -128,13 +122,16 @@ def make_header(
     tokens: Stage,
     curvature: Stage,
     model: ModelSpec,
-    sketch: Sketch,
+    form: StoredForm,
 ) -> Header:
     """Everything that changes the store's bytes.
 
     Returns:
         The header.
     """
+    sketch = form.sketch
+    sizes = {"random": sketch.side, "factors": sum(sketch.ranks.values())}
+    factors = tuple((sketch.ranks[n], *shape) for n, shape in sketch.shapes.items() if sketch.ranks)
     return Header(
         model=model.fingerprint,
         tokenizer=tokens.key,
@@ -144,11 +141,12 @@ def make_header(
         curvature_kind=curvature.info()["kind"],
         damping=config.damping,
         sketch=sketch.kind,
-        sketch_size=sketch.side if sketch.kind == "random" else sketch.dimension,
-        sketch_seed=sketch.seed if sketch.kind == "random" else None,
+        sketch_size=sizes.get(sketch.kind, sketch.dimension),
+        sketch_seed=sketch.seed if sketch.kind in sizes else None,
         sketch_coordinates=None if sketch.kind == "full" else sketch.fingerprint(),
-        dtype=config.store_dtype,
+        dtype=form.dtype,
         dimension=sketch.dimension,
+        factors=factors or None,
         n_documents=tokens.info()["documents"],
         shard_documents=config.documents_per_shard,
     )

@@ -24,7 +24,7 @@ from pipelines.corpus import build_corpus, build_tokens, document_ids
 from pipelines.curvature import build_curvature
 from pipelines.errors import RunError
 from pipelines.estimate import estimate, in_words, planned_layers
-from pipelines.gradient_files import load_sketch
+from pipelines.gradient_files import load_form
 from pipelines.gradients import (
     build_store,
     make_header,
@@ -322,8 +322,8 @@ def open_traced(run: Run, exact: bool = False) -> Traced:
         )
     store = None
     if run.gradients is not None:
-        sketch = load_sketch(str(run.gradients.path / "sketch.safetensors"))
-        header = make_header(run.config, run.corpus, run.tokens, run.curvature, run.model, sketch)
+        form = load_form(str(run.gradients.path / "sketch.safetensors"))
+        header = make_header(run.config, run.corpus, run.tokens, run.curvature, run.model, form)
         store = open_checked(run.gradients, header)
     specs = plan_shards(
         run.config,

@@ -13,20 +13,19 @@ import torch
 from torch import Tensor
 
 import gradients_store
-from influence.documents.gradients import per_document_gradients
 from influence.documents.preconditioner import effective_dimension
 from influence.documents.scores import directions, exact_scores, whitened_queries
-from influence.documents.sketch import Fidelity, fidelity, recall
-from influence.text import Chunk, collate
+from influence.documents.sketch import Fidelity, fidelity, recall, scores
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
 from pipelines.errors import RunError
 from pipelines.gradient_files import IndexSpec, load_curvature, load_sketch
 from pipelines.run_folder import Stage
+from pipelines.sample_queries import choose_queries, sample_gradients
 from pipelines.tokens import batches, read_chunks, shard_path
 from pipelines.worker import language_model, layers_of
 
-SAMPLE_DOCUMENTS, SAMPLE_QUERIES, SAMPLE_GIGABYTES = 1024, 16, 1.0
+SAMPLE_DOCUMENTS = 1024
 
 
 def check_store(
@@ -50,7 +49,8 @@ def check_store(
     documents = header.n_documents
     sample = np.unique(np.linspace(0, documents - 1, min(documents, SAMPLE_DOCUMENTS)).astype(int))
     size = config.documents_per_shard
-    queries = _sample_queries(tokens, specs[0])
+    shapes = load_sketch(specs[0].sketch).shapes.values()
+    queries = choose_queries(tokens, sum(o * i for o, i in shapes))
     rows: dict[int, list[int]] = {}
     for row in sample.tolist():
         rows.setdefault(row // size, []).append(row)
@@ -95,22 +95,6 @@ def _effective_dimension(spec: IndexSpec) -> float | None:
     return sum(effective_dimension(layer, spec.damping) for layer in layers)
 
 
-def _sample_queries(tokens: Stage, spec: IndexSpec) -> tuple[tuple[int, int], ...]:
-    """As many queries as fit into memory, spread over the corpus."""
-    sketch = load_sketch(spec.sketch)
-    parameters = sum(o * i for o, i in sketch.shapes.values())
-    count = int(np.clip(SAMPLE_GIGABYTES * 1e9 / (parameters * 12), 2, SAMPLE_QUERIES))
-    shards = tokens.info()["shards"]
-    chosen = []
-    for i in range(count):
-        shard = int(i * shards / count)
-        chunks = read_chunks(shard_path(tokens.path, shard))
-        position = (i * 7919) % len(chunks)
-        if (shard, position) not in chosen:
-            chosen.append((shard, position))
-    return tuple(chosen)
-
-
 def score_sample(spec: IndexSpec) -> tuple[np.ndarray, np.ndarray]:
     """Exact and stored scores of one shard's part of the sample.
 
@@ -128,17 +112,18 @@ def score_sample(spec: IndexSpec) -> tuple[np.ndarray, np.ndarray]:
         columns = torch.tensor([wanted[int(d)] for d in work.batch.document])
         exact_QN.index_add_(1, columns, scored.scores_QB.cpu())
     stored_NP = stored_vectors(spec, [row - spec.first for row in spec.rows])
-    return exact_QN.numpy(), query_QP @ stored_NP.T
+    stored_QN = scores(load_sketch(spec.sketch), query_QP, torch.from_numpy(stored_NP).to(query_QP))
+    return exact_QN.numpy(), stored_QN.cpu().numpy()
 
 
 @lru_cache(maxsize=1)
-def _sample_queries_solved(spec: IndexSpec) -> tuple[np.ndarray, dict[str, Tensor]]:
+def _sample_queries_solved(spec: IndexSpec) -> tuple[Tensor, dict[str, Tensor]]:
     """The sample's queries as vectors ``[Q, P]`` and preconditioned; once in each process."""
     device = str(language_model(spec.model).device)
     curvature, sketch = load_curvature(spec.curvature, device), load_sketch(spec.sketch)
-    gradients = _sample_gradients(spec)
+    gradients = sample_gradients(spec)
     query_QP = whitened_queries(curvature, spec.damping, sketch, gradients)
-    return query_QP.cpu().numpy(), directions(curvature, spec.damping, gradients)
+    return query_QP, directions(curvature, spec.damping, gradients)
 
 
 def stored_vectors(spec: IndexSpec, rows: Sequence[int]) -> np.ndarray:
@@ -148,18 +133,3 @@ def stored_vectors(spec: IndexSpec, rows: Sequence[int]) -> np.ndarray:
         ``[len(rows), P]`` float32.
     """
     return gradients_store.shard_vectors(spec.store, spec.shard, list(rows))
-
-
-def _sample_gradients(spec: IndexSpec) -> dict[str, Tensor]:
-    loaded, layers = language_model(spec.model), layers_of(spec.model)
-    found: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-    for shard, position in spec.queries:
-        chunk = read_chunks(shard_path(Path(spec.tokens), shard))[position]
-        loss = chunk.loss.copy()
-        counted = np.flatnonzero(loss)
-        loss[counted[: (3 * len(counted)) // 4]] = False
-        batch = collate([Chunk(0, 0, chunk.tokens, loss)], loaded.pad_id).to(loaded.device)
-        rows, _ = per_document_gradients(loaded.model, layers, batch)
-        for name, gradient_QOI in rows.items():
-            found[name].append(gradient_QOI)
-    return {name: torch.cat(parts) for name, parts in found.items()}

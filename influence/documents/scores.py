@@ -27,6 +27,7 @@ from influence.documents.gradients import (
 )
 from influence.documents.preconditioner import (
     LayerCurvature,
+    inverse_root,
     precondition,
     query_scale,
     rotate,
@@ -126,17 +127,19 @@ def solve_queries(
 
     def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
         layer = curvature[name]
-        whitened_QOI = rotate(layer, inputs_BTI, output_BTO)
+        rotated_QOI = rotate(layer, inputs_BTI, output_BTO)
         if contrast:
-            whitened_QOI = whitened_QOI[0::2] - whitened_QOI[1::2]
-        scale_OI = inverse_root(layer, factor)
-        if scale_OI is not None:
-            whitened_QOI = whitened_QOI * scale_OI
+            rotated_QOI = rotated_QOI[0::2] - rotated_QOI[1::2]
+        root_OI = inverse_root(layer, factor)
+        whitened_QOI = rotated_QOI if root_OI is None else rotated_QOI * root_OI
         own.append(whitened_QOI.square().sum(dim=(1, 2)))
         if sketch is not None:
-            vectors[name] = compress(sketch, name, whitened_QOI)
-        rotated_QOI = whitened_QOI if scale_OI is None else whitened_QOI * scale_OI
-        solved[name] = rotated_back(layer, rotated_QOI)
+            scale_OI = query_scale(layer, factor, sketch.separable) if sketch.separable else root_OI
+            scaled_QOI = rotated_QOI if scale_OI is None else rotated_QOI * scale_OI
+            vectors[name] = compress_query(sketch, name, scaled_QOI)
+        solved[name] = rotated_back(
+            layer, whitened_QOI if root_OI is None else whitened_QOI * root_OI
+        )
 
     forward = backward(model, layers, batch, consume)
     return Solved(

@@ -1,0 +1,395 @@
+"""Which form a store's vectors take: candidates measured on a sample, and the choice among them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from influence.documents.preconditioner import LayerCurvature
+from influence.documents.sketch import (
+    Sketch,
+    fidelity,
+    full,
+    low_rank_factors,
+    random_projection,
+    recall,
+    top_eigen,
+)
+from pipelines.cluster import Workers
+from pipelines.config import RunConfig
+from pipelines.form_sample import FACTOR_DTYPES, FormSpec, Sampled, sample_forms
+from pipelines.gradient_files import IndexSpec, StoredForm
+from pipelines.run_folder import Stage, key_of, seal
+
+SAMPLE_DOCUMENTS = 256
+"""Documents on which forms are compared."""
+SHARD_GIGABYTES = 1.0
+"""Memory for the rows of one shard while it is filled (float32)."""
+FACTOR_SCALES = 4
+"""Bytes that the scales of a pair of vectors take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One form, and how faithful it was on the sample."""
+
+    kind: str
+    dtype: str
+    numbers: int
+    """Of a document's vector."""
+    bytes: int
+    """That they take on disk, scales included."""
+    detail: dict[str, Any]
+    """What rebuilds the sketch: ranks, dimension or side."""
+    spearman: float = 0.0
+    """Mean over queries of the rank correlation with exact scores."""
+    pearson: float = 0.0
+    recall: float = 0.0
+    """Share of the exact top documents that a search would pass on."""
+
+
+def choose_form(
+    config: RunConfig,
+    root_of: Callable[[str], Stage],
+    specs: Sequence[IndexSpec],
+    curvature: Mapping[str, LayerCurvature],
+    shapes: Mapping[str, tuple[int, int]],
+    queries: Sequence[tuple[int, int]],
+    workers: Workers,
+) -> tuple[StoredForm, Stage | None]:
+    """Decide what a store keeps of each gradient, by measurement where there is a choice.
+
+    Args:
+        config: The run.
+        root_of: Makes the stage of a key.
+        specs: All shards (their store is not needed).
+        curvature: Every layer's curvature.
+        shapes: ``(O, I)`` of every layer.
+        queries: Where the sample's queries stand.
+        workers: Where to run.
+
+    Returns:
+        The form, and the sealed stage that holds the comparison; None where there was no choice.
+    """
+    documents = sum(len(spec.ids) for spec in specs)
+    budget = budget_of(config, documents)
+    whole = sum(o * i for o, i in shapes.values())
+    simple = simple_form(config, curvature, shapes, budget)
+    if simple is not None:
+        return simple, None
+    stage = root_of(
+        key_of(
+            curvature=specs[0].curvature.rsplit("/", 1)[-1],
+            damping=config.damping,
+            budget=budget,
+            fidelity=config.store_fidelity,
+            store=config.store,
+            dtype=config.store_dtype,
+            side=config.store_seed,
+            separable=config.self_influence == "estimated",
+        )
+    )
+    if not stage.is_sealed():
+        candidates = compared(
+            specs, curvature, shapes, queries, [*_curve(whole, budget), budget], config, workers
+        )
+        wanted = f"the most faithful form of at most {budget:,} bytes"
+        if config.store_fidelity is not None:
+            wanted = f"the smallest form with a rank agreement of {config.store_fidelity:g}"
+        seal(
+            stage,
+            {
+                "wanted": wanted,
+                "documents": min(documents, SAMPLE_DOCUMENTS),
+                "queries": len(queries),
+                "chosen": asdict(pick(candidates, config, budget)),
+                "candidates": [asdict(c) for c in candidates],
+            },
+        )
+    chosen = Candidate(**stage.info()["chosen"])
+    return StoredForm(sketch=_sketch(chosen, config, curvature, shapes), dtype=chosen.dtype), stage
+
+
+def budget_of(config: RunConfig, documents: int) -> int:
+    """Bytes that a document's vector may take.
+
+    Returns:
+        ``store_bytes``, or what ``store_gigabytes`` leaves to each document.
+    """
+    if config.store_bytes is not None:
+        return config.store_bytes
+    return max(64, int(config.store_gigabytes * 1e9 / documents))
+
+
+def most_numbers(config: RunConfig) -> int:
+    """The longest vector of which a shard's worth fits into memory.
+
+    Returns:
+        Numbers of a vector.
+    """
+    return int(SHARD_GIGABYTES * 1e9 / config.documents_per_shard / 4)
+
+
+def simple_form(
+    config: RunConfig,
+    curvature: Mapping[str, LayerCurvature],
+    shapes: Mapping[str, tuple[int, int]],
+    budget: int,
+) -> StoredForm | None:
+    """The form where nothing has to be measured.
+
+    Returns:
+        The form that the run names, or whole rows where they fit; None: compare forms.
+    """
+    dtype, most = config.store_dtype or "int8", most_numbers(config)
+    separable = config.self_influence == "estimated"
+    whole_form = StoredForm(sketch=full(shapes), dtype=dtype)
+    if config.store == "full":
+        return whole_form
+    if config.store == "random":
+        sketch = random_projection(shapes, config.store_side, config.store_seed, separable)
+        return StoredForm(sketch=sketch, dtype=dtype)
+    if config.store == "top-eigen":
+        whole = whole_form.sketch.dimension
+        numbers = min(whole, most, int(budget * whole / (whole_form.bytes - 4)))
+        kept = top_eigen(curvature, config.damping, max(1, numbers))
+        return StoredForm(sketch=kept, dtype=dtype)
+    fits = whole_form.bytes <= budget and whole_form.sketch.dimension <= most
+    return whole_form if config.store == "auto" and config.store_fidelity is None and fits else None
+
+
+def _curve(whole: int, budget: int) -> list[int]:
+    """Budgets that show how fidelity grows with bytes."""
+    return [1 << k for k in range(10, 24) if 1 << k < whole and 1 << k != budget]
+
+
+def compared(
+    specs: Sequence[IndexSpec],
+    curvature: Mapping[str, LayerCurvature],
+    shapes: Mapping[str, tuple[int, int]],
+    queries: Sequence[tuple[int, int]],
+    budgets: Sequence[int],
+    config: RunConfig,
+    workers: Workers,
+) -> list[Candidate]:
+    """Measure every form at every budget against exact scores, on a sample.
+
+    Args:
+        specs: All shards.
+        curvature: Every layer's curvature.
+        shapes: ``(O, I)`` of every layer.
+        queries: Where the sample's queries stand.
+        budgets: Bytes of a document's vector.
+        config: The run.
+        workers: Where to run.
+
+    Returns:
+        Candidates in the order of their bytes.
+    """
+    documents = sum(len(spec.ids) for spec in specs)
+    every = np.unique(np.linspace(0, documents - 1, min(documents, SAMPLE_DOCUMENTS)).astype(int))
+    size = len(specs[0].ids)
+    rows: dict[int, list[int]] = {}
+    for row in every.tolist():
+        rows.setdefault(row // size, []).append(row)
+    has_values = all(layer.eigenvalues_OI is not None for layer in curvature.values())
+    whole = sum(o * i for o, i in shapes.values())
+    dense = tuple(sorted(b - 4 for b in budgets)) if config.store == "auto" else ()
+    todo = [
+        FormSpec(
+            spec=replace(specs[i], rows=tuple(own), queries=tuple(queries)),
+            coordinates=tuple(n for n in dense if n < whole) if has_values else (),
+            whole=config.store == "auto",
+            sides=tuple(sorted({side for b in dense if (side := _side(shapes, b))})),
+            seed=config.store_seed,
+            separable=config.self_influence == "estimated",
+        )
+        for i, own in rows.items()
+    ]
+    parts: list[Sampled] = workers.map(sample_forms, todo, "Comparing forms of the store")
+    joined = _joined(parts)
+    share = (config.top / documents, config.candidates / documents)
+    found = [
+        *_factor_candidates(joined, shapes, budgets, share, config.store_dtype),
+        *_dense_candidates(joined, shapes, share),
+    ]
+    held = [c for c in found if c.numbers <= most_numbers(config)]
+    return sorted(held, key=lambda c: (c.bytes, c.kind, c.dtype))
+
+
+def _joined(parts: Sequence[Sampled]) -> Sampled:
+    return Sampled(
+        exact_QN=np.concatenate([p.exact_QN for p in parts], axis=1),
+        dense={k: np.concatenate([p.dense[k] for p in parts], axis=1) for k in parts[0].dense},
+        factors={
+            k: np.concatenate([p.factors[k] for p in parts], axis=3) for k in parts[0].factors
+        },
+        gain_LR=np.sum([p.gain_LR for p in parts], axis=0),
+    )
+
+
+def _factor_candidates(
+    sampled: Sampled,
+    shapes: Mapping[str, tuple[int, int]],
+    budgets: Sequence[int],
+    share: tuple[float, float],
+    dtype: str | None,
+) -> list[Candidate]:
+    found = []
+    for name, terms_LRQN in sampled.factors.items():
+        if dtype not in (None, name):
+            continue
+        seen: set[tuple[int, ...]] = set()
+        for budget in sorted(budgets):
+            ranks = allocated(sampled.gain_LR, shapes, FACTOR_DTYPES[name], budget)
+            if not any(ranks) or tuple(ranks) in seen:
+                continue
+            seen.add(tuple(ranks))
+            scores_QN = sum(
+                terms_LRQN[i, :rank].sum(axis=0) for i, rank in enumerate(ranks) if rank
+            )
+            chosen = dict(zip(shapes, ranks, strict=True))
+            form = StoredForm(sketch=low_rank_factors(shapes, chosen, 0), dtype=name)
+            how = Candidate(
+                kind="factors",
+                dtype=name,
+                numbers=form.sketch.dimension,
+                bytes=form.bytes,
+                detail={"ranks": chosen},
+            )
+            found.append(_measured(how, scores_QN, sampled.exact_QN, share))
+    return found
+
+
+def allocated(
+    gain_LR: np.ndarray, shapes: Mapping[str, tuple[int, int]], bits: int, budget: int
+) -> list[int]:
+    """How many pairs of vectors each layer gets: those that explain most for each byte.
+
+    Args:
+        gain_LR: Squared length that each further pair of a layer explains, summed over documents.
+        shapes: ``(O, I)`` of every layer.
+        bits: Of a stored number.
+        budget: Bytes of a document's vector.
+
+    Returns:
+        A rank a layer, whose pairs fit the budget together.
+    """
+    costs = [_pair_bytes(shape, bits) for shape in shapes.values()]
+    most = [min(gain_LR.shape[1], *shape) for shape in shapes.values()]
+    order = sorted(
+        (-gain_LR[i, r] / costs[i], i, r) for i in range(len(costs)) for r in range(most[i])
+    )
+    ranks, left = [0] * len(costs), budget - 4.0
+    for _, i, r in order:
+        if r == ranks[i] and costs[i] <= left:
+            ranks[i], left = r + 1, left - costs[i]
+    return ranks
+
+
+def _pair_bytes(shape: tuple[int, int], bits: int) -> float:
+    return sum(shape) * bits / 8 + FACTOR_SCALES
+
+
+def _dense_candidates(
+    sampled: Sampled, shapes: Mapping[str, tuple[int, int]], share: tuple[float, float]
+) -> list[Candidate]:
+    found = []
+    for (kind, size), scores_QN in sampled.dense.items():
+        numbers = _projected(shapes, size) if kind == "random" else size
+        how = Candidate(
+            kind=kind,
+            dtype="int8",
+            numbers=numbers,
+            bytes=numbers + 4,
+            detail={"side" if kind == "random" else "dimension": size},
+        )
+        found.append(_measured(how, scores_QN, sampled.exact_QN, share))
+    return found
+
+
+def _projected(shapes: Mapping[str, tuple[int, int]], side: int) -> int:
+    return sum(min(side, o) * min(side, i) for o, i in shapes.values())
+
+
+def _side(shapes: Mapping[str, tuple[int, int]], numbers: int) -> int:
+    """The largest side of a projection that gives no more than so many numbers; 0: none."""
+    widest = max(max(shape) for shape in shapes.values())
+    return bisect_right(range(1, widest + 1), numbers, key=lambda p: _projected(shapes, p))
+
+
+def _measured(
+    form: Candidate, scores_QN: Any, exact_QN: np.ndarray, share: tuple[float, float]
+) -> Candidate:
+    """The candidate with its fidelity, over the queries that tell documents apart."""
+    tells_Q = (np.ptp(scores_QN, axis=1) > 0) & (np.ptp(exact_QN, axis=1) > 0)
+    if not tells_Q.any():
+        return form
+    agreement = fidelity(scores_QN[tells_Q], exact_QN[tells_Q])
+    top, candidates = (max(1, round(s * exact_QN.shape[1])) for s in share)
+    return replace(
+        form,
+        spearman=agreement.spearman,
+        pearson=agreement.pearson,
+        recall=recall(scores_QN, exact_QN, top, candidates),
+    )
+
+
+def in_words(comparison: Stage, form: StoredForm) -> str:
+    """What was picked and why, in a sentence or two.
+
+    Returns:
+        Plain text.
+    """
+    info = comparison.info()
+    chosen, wanted = Candidate(**info["chosen"]), info["wanted"]
+    what = {
+        "factors": f"{sum(form.sketch.ranks.values())} pairs of vectors over all layers",
+        "random": f"random projections of side {form.sketch.side}",
+        "top-eigen": f"{form.sketch.dimension:,} coordinates",
+        "full": "whole rows",
+    }[chosen.kind]
+    return (
+        f"Store: {what} in {form.dtype}, {form.bytes:,} bytes a document; rank agreement with exact "
+        f"scores {chosen.spearman:.2f}, {chosen.recall:.0%} of the exact top passed on (sample of "
+        f"{info['documents']} documents). Wanted: {wanted}. All candidates: `influence store info`."
+    )
+
+
+def pick(candidates: Sequence[Candidate], config: RunConfig, budget: int) -> Candidate:
+    """The smallest form that reaches the wanted fidelity, or the most faithful one in the budget.
+
+    Args:
+        candidates: Measured forms.
+        config: The run.
+        budget: Bytes that a document's vector may take.
+
+    Returns:
+        One of them.  Where none fits, the smallest; where none reaches the fidelity, the most faithful.
+    """
+    by_size = sorted(candidates, key=lambda c: (c.bytes, -c.spearman))
+    if config.store_fidelity is not None:
+        reached = [c for c in by_size if c.spearman >= config.store_fidelity]
+        return reached[0] if reached else max(by_size, key=lambda c: c.spearman)
+    fitting = [c for c in by_size if c.bytes <= budget]
+    return max(fitting, key=lambda c: c.spearman) if fitting else by_size[0]
+
+
+def _sketch(
+    chosen: Candidate,
+    config: RunConfig,
+    curvature: Mapping[str, LayerCurvature],
+    shapes: Mapping[str, tuple[int, int]],
+) -> Sketch:
+    separable = config.self_influence == "estimated"
+    if chosen.kind == "factors":
+        return low_rank_factors(shapes, chosen.detail["ranks"], config.store_seed, separable)
+    if chosen.kind == "random":
+        return random_projection(shapes, chosen.detail["side"], config.store_seed, separable)
+    if chosen.kind == "top-eigen":
+        return top_eigen(curvature, config.damping, chosen.detail["dimension"])
+    return full(shapes)
