@@ -426,3 +426,13 @@ def test_store_of_format_1_is_read_and_searched(tmp_path, dtype, make_header, ma
         search(store, vector_NP[:2], 3).proponents.rows,
         np.argsort(-vector_NP[:2] @ vector_NP.T, axis=1, kind="stable")[:, :3],
     )
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
+def test_factorised_queries_keep_singular_values_down_to_a_millionth(shape):
+    draw = np.random.default_rng(0)
+    left_OR, right_IR = (np.linalg.qr(draw.standard_normal((size, 5)))[0] for size in shape)
+    matrix_OI = (left_OR * [7.0, 7e-2, 7e-4, 1.4e-5, 3.5e-6]) @ right_IR.T
+    found_OR, found_IR = factor_products._factorised(matrix_OI, uses=10**6)
+    assert found_OR.shape[1] == found_IR.shape[1] == 4
+    assert np.linalg.norm(found_OR @ found_IR.T - matrix_OI, ord=2) <= 1e-6 * 7.0
