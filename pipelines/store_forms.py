@@ -29,6 +29,8 @@ SAMPLE_DOCUMENTS = 256
 """Documents on which forms are compared."""
 SHARD_GIGABYTES = 1.0
 """Memory for the rows of one shard while it is filled (float32)."""
+SIDE = 64
+"""The largest random projection that is compared: others are more faithful by then."""
 FACTOR_SCALES = 4
 """Bytes that the scales of a pair of vectors take."""
 
@@ -204,7 +206,7 @@ def compared(
             spec=replace(specs[i], rows=tuple(own), queries=tuple(queries)),
             coordinates=tuple(n for n in dense if n < whole) if has_values else (),
             whole=config.store == "auto",
-            sides=tuple(sorted({side for b in dense if (side := _side(shapes, b))})),
+            sides=tuple(sorted({side for b in dense if 0 < (side := _side(shapes, b)) <= SIDE})),
             seed=config.store_seed,
             separable=config.self_influence == "estimated",
         )
