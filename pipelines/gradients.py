@@ -46,7 +46,7 @@ def build_store(
         The sealed stage; the store itself is its subfolder ``store``.
     """
     specs = plan_shards(config, corpus, tokens, curvature, model, None, None)
-    form = choose(config, root, tokens, curvature, specs, workers)
+    form, forms = choose(config, root, tokens, curvature, specs, workers)
     stage = Stage("gradients", store_key(config, curvature, form), root)
     if stage.is_sealed():
         return stage
@@ -60,7 +60,8 @@ def build_store(
     shards = gradients_store.sealed_shards(stage.path / "store", header)
     if not (stage.path / "store" / "manifest.json").exists():
         gradients_store.seal(stage.path / "store", header, shards.values(), quality)
-    return seal(stage, {**quality, "bytes": sum(s.bytes for s in shards.values())})
+    compared = {} if forms is None else {"forms": forms.info()}
+    return seal(stage, {**quality, **compared, "bytes": sum(s.bytes for s in shards.values())})
 
 
 def choose(
@@ -70,11 +71,11 @@ def choose(
     curvature: Stage,
     specs: Sequence[IndexSpec],
     workers: Workers,
-) -> StoredForm:
+) -> tuple[StoredForm, Stage | None]:
     """Decide what to keep of each gradient; where there is a choice, it is measured and said.
 
     Returns:
-        The form of the store.
+        The form of the store, and the sealed comparison; None where there was no choice.
     """
     layers = read_curvature(curvature)
     shapes = shapes_of(curvature, layers)
@@ -84,7 +85,7 @@ def choose(
     )
     if comparison is not None:
         workers.console.print(in_words(comparison, form))
-    return form
+    return form, comparison
 
 
 def shapes_of(curvature: Stage, layers: Mapping[str, LayerCurvature]) -> dict[str, tuple[int, int]]:

@@ -43,6 +43,7 @@ def info(name: str, folder: Path) -> dict[str, Any]:
         "bytes": sum(shard.bytes for shard in store.shards),
         "header": {**asdict(store.header), "layers": list(store.header.layers)},
         "quality": dict(store.quality),
+        "forms": run.gradients.info().get("forms") if run.gradients else None,
     }
 
 
@@ -71,6 +72,29 @@ def print_info(content: dict[str, Any], console: Console) -> None:
     for key, value in rows.items():
         table.add_row(key, str(value))
     console.print(table)
+    if content["forms"] is not None:
+        console.print(_compared(content["forms"]))
+
+
+def _compared(forms: dict[str, Any]) -> Table:
+    """All candidates of the comparison, the chosen one marked."""
+    table = Table(
+        title="Forms that were compared",
+        caption=f"Sample of {forms['documents']} documents x {forms['queries']} queries. Wanted: "
+        f"{forms['wanted']}. Spearman, Pearson: with exact scores; recall: of the exact top.",
+    )
+    for name in ("form", "numbers", "bytes a document", "Spearman", "Pearson", "recall"):
+        table.add_column(name, justify="left" if name == "form" else "right")
+    for one in forms["candidates"]:
+        chosen = one == forms["chosen"]
+        table.add_row(
+            f"{one['kind']}, {one['dtype']}{'  <- chosen' if chosen else ''}",
+            f"{one['numbers']:,}",
+            f"{one['bytes']:,}",
+            *(f"{one[name]:.3f}" for name in ("spearman", "pearson", "recall")),
+            style="bold" if chosen else None,
+        )
+    return table
 
 
 def _fidelity(quality: dict[str, Any]) -> str:
