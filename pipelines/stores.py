@@ -35,7 +35,8 @@ def info(name: str, folder: Path) -> dict[str, Any]:
     Returns:
         Plain values.
     """
-    store = _store(open_run(name, folder))
+    run = open_run(name, folder)
+    store = _store(run)
     return {
         "folder": str(store.root),
         "documents": len(store),
