@@ -91,8 +91,8 @@ class RunConfig(BaseModel):
     """Joined with the document's id to draw its labels."""
     curvature_documents: int | None = Field(None, ge=1)
     """Fit on about this many documents (whole shards, evenly spaced); None: all."""
-    partitions: int = Field(4, ge=1)
-    """Partial sums of the fit; changes nothing beyond rounding."""
+    partitions: int = Field(8, ge=1)
+    """Partial sums of the fit, at least one a worker; changes nothing beyond rounding."""
     exact_head: int = Field(4096, ge=1)
     """Largest vocabulary whose output factor is exact; beyond it `head_rank` directions are kept."""
     head_rank: int = Field(256, ge=1)

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from pipelines.curvature_steps import (
     partial_head,
 )
 from pipelines.run_folder import PARTIAL, Stage, key_of, seal, write_json
+from pipelines.tokens import shard_bytes
 from pipelines.worker import ModelSpec, naming_documents
 
 
@@ -102,7 +103,7 @@ def _fit(
     passes = _passes(config, layers)
     if config.curvature in ("ekfac", "kfac"):
         _each(partial_factors, "factors", base, passes, config.partitions, ids, workers)
-        _bases(base, passes, config.partitions, workers)
+        _bases(base, passes, layers, config.partitions, workers)
     if config.curvature in ("ekfac", "diagonal"):
         _each(partial_eigenvalues, "eigenvalues", base, passes, config.partitions, ids, workers)
     shapes = {x.name: [x.out_features, x.in_features + int(x.bias)] for x in layers}
@@ -143,14 +144,22 @@ def chosen_shards(config: RunConfig, tokens: Stage) -> tuple[int, ...]:
     return tuple(sorted({int(i * count / wanted) for i in range(wanted)}))
 
 
-def cut(shards: Sequence[int], parts: int) -> list[tuple[int, ...]]:
-    """Contiguous, nearly equal parts; pure.
+def cut(
+    shards: Sequence[int], parts: int, work: Sequence[float] | None = None
+) -> list[tuple[int, ...]]:
+    """Contiguous parts of nearly equal work; pure.
+
+    Args:
+        shards: What to cut.
+        parts: How many are wanted.
+        work: Of each shard, above 0, in any unit; None: all alike.
 
     Returns:
         At most ``parts`` non-empty tuples.
     """
-    parts = min(parts, len(shards))
-    edges = [round(i * len(shards) / parts) for i in range(parts + 1)]
+    done = [0.0, *accumulate(work or [1.0] * len(shards))]
+    wanted = [done[-1] * i / parts for i in range(parts + 1)]
+    edges = sorted({min(range(len(done)), key=lambda j: abs(done[j] - x)) for x in wanted})
     return [tuple(shards[a:b]) for a, b in pairwise(edges)]
 
 
@@ -161,7 +170,7 @@ def _with_head(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Wo
         [name, vocabulary] = workers.map(describe_head, [base], None)[0]
         if not name or vocabulary <= config.exact_head:
             return base
-        names = _parts("head", base.shards, config.partitions)
+        names = _parts("head", base, config.partitions)
         specs = [_on(base, s, ids, part=p) for p, s in names if not partial_path(base, p).exists()]
         workers.map(partial_head, specs, "Finding the head's directions")
         workers.map(
@@ -177,9 +186,11 @@ def _on(base: FitSpec, shards: tuple[int, ...], ids: Sequence[str], **changes: A
     return replace(base, shards=shards, ids=own, **changes)
 
 
-def _parts(what: str, shards: Sequence[int], count: int) -> list[tuple[str, tuple[int, ...]]]:
-    pieces = cut(shards, count)
-    return [(f"{what}-{i + 1}-of-{len(pieces)}", piece) for i, piece in enumerate(pieces)]
+def _parts(what: str, base: FitSpec, count: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Partial sums of like work, named by their shards: a resumed fit may cut them anew."""
+    work = [shard_bytes(Path(base.tokens), shard) for shard in base.shards]
+    pieces = cut(base.shards, count, work)
+    return [(f"{what}-{piece[0]}-to-{piece[-1]}", piece) for piece in pieces]
 
 
 def _passes(config: RunConfig, layers: Sequence[Layer]) -> list[tuple[str, ...]]:
@@ -212,20 +223,26 @@ def _each(
     specs = [
         _on(base, shards, ids, layers=names, part=part)
         for names in passes
-        for part, shards in _parts(_pass_name(what, names), base.shards, partitions)
+        for part, shards in _parts(_pass_name(what, names), base, partitions)
     ]
     todo = [spec for spec in specs if not partial_path(base, spec.part).exists()]
     workers.map(step, todo, f"Curvature: {what}")
 
 
 def _bases(
-    base: FitSpec, passes: Sequence[tuple[str, ...]], partitions: int, workers: Workers
+    base: FitSpec,
+    passes: Sequence[tuple[str, ...]],
+    layers: Sequence[Layer],
+    partitions: int,
+    workers: Workers,
 ) -> None:
     specs = []
     for names in passes:
-        parts = tuple(p for p, _ in _parts(_pass_name("factors", names), base.shards, partitions))
+        parts = tuple(p for p, _ in _parts(_pass_name("factors", names), base, partitions))
         specs += [replace(base, layers=(name,), parts=parts) for name in names]
     todo = [spec for spec in specs if not basis_path(base, spec.layers[0]).exists()]
+    work = {x.name: x.out_features**3 + x.in_features**3 for x in layers}
+    todo.sort(key=lambda spec: -work[spec.layers[0]])  # longest first, so that none is left waiting
     workers.map(merge_and_decompose, todo, "Curvature: eigenbases")
 
 
@@ -235,7 +252,7 @@ def _finish(
     out = Path(base.out)
     for names in passes:
         what = _pass_name("eigenvalues", names)
-        parts = [p for p, _ in _parts(what, base.shards, config.partitions)]
+        parts = [p for p, _ in _parts(what, base, config.partitions)]
         for name in names:
             if not layer_path(out, name).exists():
                 _write_layer(config, base, name, parts)
