@@ -68,9 +68,13 @@ def kronecker_sums(
         _add_factors(model, layers, batch, draw, inputs, outputs, buffers)
         tokens += batch.n_loss_tokens
         documents.update(batch.document.tolist())
+    del buffers
+    for sums in (inputs, outputs):
+        for name in sums:
+            sums[name] = _mirrored(sums[name])
     return KroneckerSums(
-        inputs={layer.name: _mirrored(inputs[layer.name]) for layer in layers},
-        outputs={layer.name: _mirrored(outputs[layer.name]) for layer in layers},
+        inputs={layer.name: inputs[layer.name] for layer in layers},
+        outputs={layer.name: outputs[layer.name] for layer in layers},
         tokens=tokens,
         documents=len(documents),
     )
@@ -210,7 +214,7 @@ def gram(values_KD: Tensor, buffers: Buffers) -> Tensor:
 
 
 def _mirrored(upper_DD: Tensor) -> Tensor:
-    return upper_DD.triu() + upper_DD.triu(1).T
+    return upper_DD.triu_().add_(upper_DD.triu(1).T)
 
 
 def _input_bases(
