@@ -90,7 +90,7 @@ class RunConfig(BaseModel):
     label_seed: int = 0
     """Joined with the document's id to draw its labels."""
     curvature_documents: int | None = Field(None, ge=1)
-    """Fit on about this many documents (whole shards, evenly spaced); None: all."""
+    """Fit on about this many documents (whole shards, evenly spaced); None: all. Its error is printed."""
     partitions: int = Field(8, ge=1)
     """Partial sums of the fit, at least one a worker; changes nothing beyond rounding."""
     exact_head: int = Field(4096, ge=1)

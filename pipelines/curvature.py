@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from pipelines.curvature_files import (
     FitSpec,
     basis_path,
     layer_path,
+    part_error,
     partial_path,
     read_basis,
+    read_error,
     read_tensors,
     save_tensors,
     sum_tensors,
@@ -147,20 +148,25 @@ def chosen_shards(config: RunConfig, tokens: Stage) -> tuple[int, ...]:
 def cut(
     shards: Sequence[int], parts: int, work: Sequence[float] | None = None
 ) -> list[tuple[int, ...]]:
-    """Contiguous parts of nearly equal work; pure.
+    """Parts of nearly equal work, each a mixture of the whole; pure.
 
     Args:
         shards: What to cut.
         parts: How many are wanted.
-        work: Of each shard, above 0, in any unit; None: all alike.
+        work: Of each shard, in any unit; None: all alike.
 
     Returns:
-        At most ``parts`` non-empty tuples.
+        At most ``parts`` non-empty tuples; the largest shards are dealt out first, each to the part
+        that has least.
     """
-    done = [0.0, *accumulate(work or [1.0] * len(shards))]
-    wanted = [done[-1] * i / parts for i in range(parts + 1)]
-    edges = sorted({min(range(len(done)), key=lambda j: abs(done[j] - x)) for x in wanted})
-    return [tuple(shards[a:b]) for a, b in pairwise(edges)]
+    work = work or [1.0] * len(shards)
+    found: list[list[int]] = [[] for _ in range(min(parts, len(shards)))]
+    loads = [0.0] * len(found)
+    for place in sorted(range(len(shards)), key=lambda i: (-work[i], i)):
+        least = loads.index(min(loads))
+        found[least].append(shards[place])
+        loads[least] += work[place]
+    return [tuple(sorted(part)) for part in found]
 
 
 def _with_head(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Workers) -> FitSpec:
@@ -187,10 +193,10 @@ def _on(base: FitSpec, shards: tuple[int, ...], ids: Sequence[str], **changes: A
 
 
 def _parts(what: str, base: FitSpec, count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Partial sums of like work, named by their shards: a resumed fit may cut them anew."""
+    """Parts of like work, named by a hash of their shards: a resumed fit may cut them anew."""
     work = [shard_bytes(Path(base.tokens), shard) for shard in base.shards]
     pieces = cut(base.shards, count, work)
-    return [(f"{what}-{piece[0]}-to-{piece[-1]}", piece) for piece in pieces]
+    return [(f"{what}-{key_of(shards=piece)}", piece) for piece in pieces]
 
 
 def _passes(config: RunConfig, layers: Sequence[Layer]) -> list[tuple[str, ...]]:
@@ -268,6 +274,7 @@ def _finish(
         "labels": config.labels,
         "layers": every,
         "head": str(Path(head).name) if head else None,
+        "sampling_error": read_error([layer_path(out, name) for name in every]),
         **json.loads(quality_path.read_text("utf-8")),
     }
 
@@ -296,14 +303,16 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
     out = layer_path(Path(base.out), name)
     if config.curvature == "identity":
         return
-    basis, counts = None, {"tokens": 0, "documents": 1}
+    basis, error, counts = None, None, {"tokens": 0, "documents": 1}
     if config.curvature != "diagonal":
         basis, counts = read_basis(basis_path(base, name))
     if config.curvature == "kfac":
         assert basis is not None
         layer = fisher.kfac(basis, counts["tokens"], counts["documents"])
     else:
-        squares, counts = sum_tensors([partial_path(base, p) for p in parts], name)
+        paths = [partial_path(base, p) for p in parts]
+        squares, counts = sum_tensors(paths, name)
+        error = part_error(paths, name)
         sums = fisher.EigenvalueSums(squares={name: squares}, documents=counts["documents"])
         layer = fisher.ekfac(basis, sums, name) if basis else fisher.diagonal(sums, name)
     tensors = {
@@ -311,7 +320,8 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
         "out_basis": layer.out_basis_OO,
         "in_basis": layer.in_basis_II,
     }
-    save_tensors(out, {k: v.float() for k, v in tensors.items() if v is not None})
+    kept = {k: v.float() for k, v in tensors.items() if v is not None}
+    save_tensors(out, kept, **({"error": json.dumps(vars(error))} if error else {}))
 
 
 def describe_layers(base: FitSpec, workers: Workers) -> tuple[Layer, ...]:

@@ -372,6 +372,7 @@ def describe(run: Run, store: gradients_store.Store | None) -> dict[str, Any]:
             "labels": curvature["labels"],
             "damping": f"{config.damping} x mean eigenvalue of each layer",
             "fitted on documents": curvature["documents"],
+            "relative standard error from that sample": curvature.get("sampling_error"),
             "head directions kept": curvature["head_rank"],
             "head factor left out": curvature["head_left_out"],
         },

@@ -59,7 +59,8 @@ def fit(state: Any, job: Job) -> None:
 
     sums = passes.kronecker_sums(model, layers, _batches(job), draw)
     bases = {
-        x.name: curvature.narrowed(curvature.eigenbasis(sums, x.name), torch.float32) for x in layers
+        x.name: curvature.narrowed(curvature.eigenbasis(sums, x.name), torch.float32)
+        for x in layers
     }
     del sums
     squares = passes.eigenvalue_sums(model, layers, bases, labelled)
