@@ -80,6 +80,9 @@ class RunConfig(BaseModel):
     checkpoints: int = Field(6, ge=1)
     """Checkpoints kept, evenly spaced, with optimizer state; work lost by a kill is at most one."""
 
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Products inside the model, or `bfloat16`; weights, factors, rows and scores stay float32."""
+
     # -- curvature --------------------------------------------------------------------------------
     curvature: Literal["ekfac", "kfac", "diagonal", "identity"] = "ekfac"
     """Approximation of the Fisher; `identity` is the plain gradient dot product."""

@@ -117,7 +117,9 @@ def curvature_key(config: RunConfig, tokens: Stage, model: ModelSpec) -> str:
     Returns:
         A hash.
     """
+    lower = {} if config.compute == "float32" else {"compute": config.compute}
     return key_of(
+        **lower,
         tokens=tokens.key,
         model=model.fingerprint,
         layers=config.layers,

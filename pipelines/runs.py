@@ -164,6 +164,7 @@ def _model(
             fingerprint=info["fingerprint"],
             device=config.device,
             layers=config.layers,
+            compute=config.compute,
         )
         name = f"{config.architecture} trained here" if config.model is None else "fine-tuned here"
         return spec, f"{name} ({info['parameters']:,} parameters)"
@@ -183,6 +184,7 @@ def _model(
             fingerprint=stage.info()["fingerprint"],
             device=config.device,
             layers=config.layers,
+            compute=config.compute,
         )
         return unpacked, about.name
     spec = ModelSpec(
@@ -194,6 +196,7 @@ def _model(
         gguf_file=config.gguf_file,
         device=config.device,
         layers=config.layers,
+        compute=config.compute,
     )
     return spec, about.name
 

@@ -81,16 +81,20 @@ def refuse_half(model: nn.Module) -> None:
 
 
 def add_wide(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    """Add to a sum that is kept in float64 on the CPU, begun with the first value.
+    """Add to a sum that is kept in float64, begun with the first value.
+
+    It stays on the value's device, so that no layer waits for a copy, or, where that has no float64,
+    on the CPU.
 
     Args:
         sums: Changed in place.
         name: Which sum.
         value: In any dtype, on any device.
     """
+    device = "cpu" if value.device.type == "mps" else value.device
     if name not in sums:
-        sums[name] = torch.zeros(value.shape, dtype=torch.float64)
-    sums[name] += value.detach().to("cpu")
+        sums[name] = torch.zeros(value.shape, dtype=torch.float64, device=device)
+    sums[name] += value.detach().to(device)
 
 
 def merge_kronecker(left: KroneckerSums, right: KroneckerSums) -> KroneckerSums:

@@ -53,7 +53,7 @@ def kronecker_sums(
         draw: Puts the Fisher's labels into a batch, given its logits; None: the targets are they.
 
     Returns:
-        Sums in float64.
+        Sums in float64, on the CPU.
 
     Raises:
         GradientError: If the model is in half precision, where sums within a batch overflow.
@@ -71,7 +71,7 @@ def kronecker_sums(
     del buffers
     for sums in (inputs, outputs):
         for name in sums:
-            sums[name] = _mirrored(sums[name])
+            sums[name] = _mirrored(sums[name]).cpu()
     return KroneckerSums(
         inputs={layer.name: inputs[layer.name] for layer in layers},
         outputs={layer.name: outputs[layer.name] for layer in layers},
@@ -125,7 +125,7 @@ def eigenvalue_sums(
         draw: As in the first pass.
 
     Returns:
-        Sums in float64.
+        Sums in float64, on the CPU.
 
     Raises:
         GradientError: If the model is in half precision.
@@ -139,7 +139,9 @@ def eigenvalue_sums(
     for batch in batches:
         _add_squares(model, layers, batch, draw, out_bases, in_bases, squares)
         documents.update(batch.document.tolist())
-    return EigenvalueSums(squares=squares, documents=len(documents))
+    return EigenvalueSums(
+        squares={name: squares[name].cpu() for name in squares}, documents=len(documents)
+    )
 
 
 def _add_squares(

@@ -322,18 +322,16 @@ def test_kfac_is_the_kronecker_product_of_the_factors():
     assert_matches(dense, torch.kron(s_OO / 8, a_II / 8) * 8 / 4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_gradient_at_the_logits_is_that_of_autograd(dtype):
     generator = torch.Generator().manual_seed(0)
     logits_BTV = (5 * torch.randn(3, 4, 11, dtype=torch.float64, generator=generator)).to(dtype)
     targets_BT = torch.randint(11, (3, 4), generator=generator)
     targets_BT[0, 1:] = -100
     targets_BT[2] = -100
-    wide = torch.promote_types(dtype, torch.float32)
-    leaf = logits_BTV.to(wide).requires_grad_(True)
+    leaf = logits_BTV.clone().requires_grad_(True)
     expected_BT = gradients.token_losses(leaf, targets_BT)
     expected_BT.sum().backward()
     losses_BT, found_BTV = gradients.losses_and_gradient(logits_BTV, targets_BT)
-    assert losses_BT.dtype == found_BTV.dtype == wide
     assert_matches(losses_BT, expected_BT.detach())
     assert_matches(found_BTV, leaf.grad)
