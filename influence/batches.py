@@ -19,6 +19,9 @@ IGNORED = -100
 
 SIDES = ("right", "left")
 
+BATCH_COST = 1 / 4
+"""What a batch costs beside its tokens, in token budgets: more means fewer batches and more padding."""
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
@@ -57,12 +60,15 @@ class Batch:
         return int((self.targets != IGNORED).sum())
 
     def to(self, device: torch.device | str) -> Batch:
-        """Copy to another device.
+        """Copy to another device; to a GPU from pinned memory, so that nobody waits.
 
         Returns:
             The same batch there.
         """
-        return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        if torch.device(device).type != "cuda":
+            return Batch(**{name: value.to(device) for name, value in vars(self).items()})
+        pinned = {name: value.pin_memory() for name, value in vars(self).items()}
+        return Batch(**{n: value.to(device, non_blocking=True) for n, value in pinned.items()})
 
 
 def collate(
@@ -122,7 +128,7 @@ def with_targets(batch: Batch, labels: Sequence[np.ndarray], chunks: Sequence[Ch
             f"with_targets: labels of {len(labels)} rows for {len(chunks)} chunks and a batch of "
             f"{len(batch.targets)} rows, expected equal numbers."
         )
-    targets = batch.targets.clone()
+    targets = batch.targets.to("cpu", copy=True)  # one copy a batch, not one a row
     for row, (row_labels, chunk) in enumerate(zip(labels, chunks, strict=True)):
         counted = targets[row] != IGNORED
         if len(row_labels) != int(counted.sum()):
@@ -130,12 +136,12 @@ def with_targets(batch: Batch, labels: Sequence[np.ndarray], chunks: Sequence[Ch
                 f"with_targets, document {chunk.document}, chunk {chunk.chunk}: {len(row_labels)} "
                 f"labels, expected {int(counted.sum())}, one for each counted token."
             )
-        targets[row, counted] = torch.as_tensor(np.asarray(row_labels, np.int64)).to(targets.device)
-    return replace(batch, targets=targets)
+        targets[row, counted] = torch.as_tensor(np.asarray(row_labels, np.int64))
+    return replace(batch, targets=targets.to(batch.targets.device))
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int, max_rows: int = 64) -> list[list[int]]:
-    """Group rows of like length, so that little padding is computed.
+    """Group rows of like length, so that padding and batches together cost least.
 
     Args:
         lengths: Tokens of each row.
@@ -145,11 +151,22 @@ def plan_batches(lengths: Sequence[int], token_budget: int, max_rows: int = 64) 
     Returns:
         Batches of row numbers, shortest rows first; every row once.
     """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        rows = len(batches[-1]) + 1 if batches else 0
-        if 0 < rows <= max_rows and rows * lengths[index] <= token_budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    least, cuts = (
+        [0.0],
+        [0],
+    )  # for the first n rows: the least cost, and where their last batch begins
+    for end, longest in enumerate((lengths[i] for i in order), start=1):
+        most = min(max_rows, max(1, token_budget // max(longest, 1)), end)
+        costs = [
+            (least[end - n] + n * longest + BATCH_COST * token_budget, end - n)
+            for n in range(most, 0, -1)
+        ]
+        cost, start = min(costs)
+        least.append(cost)
+        cuts.append(start)
+    batches, end = [], len(order)
+    while end:
+        batches.append(order[cuts[end] : end])
+        end = cuts[end]
+    return batches[::-1]

@@ -80,6 +80,9 @@ class RunConfig(BaseModel):
     checkpoints: int = Field(6, ge=1)
     """Checkpoints kept, evenly spaced, with optimizer state; work lost by a kill is at most one."""
 
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Products inside the model, or `bfloat16`; weights, factors, rows and scores stay float32."""
+
     # -- curvature --------------------------------------------------------------------------------
     curvature: Literal["ekfac", "kfac", "diagonal", "identity"] = "ekfac"
     """Approximation of the Fisher; `identity` is the plain gradient dot product."""
@@ -90,9 +93,9 @@ class RunConfig(BaseModel):
     label_seed: int = 0
     """Joined with the document's id to draw its labels."""
     curvature_documents: int | None = Field(None, ge=1)
-    """Fit on about this many documents (whole shards, evenly spaced); None: all."""
-    partitions: int = Field(4, ge=1)
-    """Partial sums of the fit; changes nothing beyond rounding."""
+    """Fit on about this many documents (whole shards, evenly spaced); None: all. Its error is printed."""
+    partitions: int = Field(8, ge=1)
+    """Partial sums of the fit, at least one a worker; changes nothing beyond rounding."""
     exact_head: int = Field(4096, ge=1)
     """Largest vocabulary whose output factor is exact; beyond it `head_rank` directions are kept."""
     head_rank: int = Field(256, ge=1)

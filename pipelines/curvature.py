@@ -12,7 +12,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from pipelines.curvature_files import (
     FitSpec,
     basis_path,
     layer_path,
+    part_error,
     partial_path,
     read_basis,
+    read_error,
     read_tensors,
     save_tensors,
     sum_tensors,
@@ -42,6 +43,7 @@ from pipelines.curvature_steps import (
     partial_head,
 )
 from pipelines.run_folder import PARTIAL, Stage, key_of, seal, write_json
+from pipelines.tokens import shard_bytes
 from pipelines.worker import ModelSpec, naming_documents
 
 
@@ -102,7 +104,7 @@ def _fit(
     passes = _passes(config, layers)
     if config.curvature in ("ekfac", "kfac"):
         _each(partial_factors, "factors", base, passes, config.partitions, ids, workers)
-        _bases(base, passes, config.partitions, workers)
+        _bases(base, passes, layers, config.partitions, workers)
     if config.curvature in ("ekfac", "diagonal"):
         _each(partial_eigenvalues, "eigenvalues", base, passes, config.partitions, ids, workers)
     shapes = {x.name: [x.out_features, x.in_features + int(x.bias)] for x in layers}
@@ -115,7 +117,9 @@ def curvature_key(config: RunConfig, tokens: Stage, model: ModelSpec) -> str:
     Returns:
         A hash.
     """
+    lower = {} if config.compute == "float32" else {"compute": config.compute}
     return key_of(
+        **lower,
         tokens=tokens.key,
         model=model.fingerprint,
         layers=config.layers,
@@ -143,15 +147,28 @@ def chosen_shards(config: RunConfig, tokens: Stage) -> tuple[int, ...]:
     return tuple(sorted({int(i * count / wanted) for i in range(wanted)}))
 
 
-def cut(shards: Sequence[int], parts: int) -> list[tuple[int, ...]]:
-    """Contiguous, nearly equal parts; pure.
+def cut(
+    shards: Sequence[int], parts: int, work: Sequence[float] | None = None
+) -> list[tuple[int, ...]]:
+    """Parts of nearly equal work, each a mixture of the whole; pure.
+
+    Args:
+        shards: What to cut.
+        parts: How many are wanted.
+        work: Of each shard, in any unit; None: all alike.
 
     Returns:
-        At most ``parts`` non-empty tuples.
+        At most ``parts`` non-empty tuples; the largest shards are dealt out first, each to the part
+        that has least.
     """
-    parts = min(parts, len(shards))
-    edges = [round(i * len(shards) / parts) for i in range(parts + 1)]
-    return [tuple(shards[a:b]) for a, b in pairwise(edges)]
+    work = work or [1.0] * len(shards)
+    found: list[list[int]] = [[] for _ in range(min(parts, len(shards)))]
+    loads = [0.0] * len(found)
+    for place in sorted(range(len(shards)), key=lambda i: (-work[i], i)):
+        least = loads.index(min(loads))
+        found[least].append(shards[place])
+        loads[least] += work[place]
+    return [tuple(sorted(part)) for part in found]
 
 
 def _with_head(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Workers) -> FitSpec:
@@ -161,7 +178,7 @@ def _with_head(base: FitSpec, config: RunConfig, ids: Sequence[str], workers: Wo
         [name, vocabulary] = workers.map(describe_head, [base], None)[0]
         if not name or vocabulary <= config.exact_head:
             return base
-        names = _parts("head", base.shards, config.partitions)
+        names = _parts("head", base, config.partitions)
         specs = [_on(base, s, ids, part=p) for p, s in names if not partial_path(base, p).exists()]
         workers.map(partial_head, specs, "Finding the head's directions")
         workers.map(
@@ -177,9 +194,11 @@ def _on(base: FitSpec, shards: tuple[int, ...], ids: Sequence[str], **changes: A
     return replace(base, shards=shards, ids=own, **changes)
 
 
-def _parts(what: str, shards: Sequence[int], count: int) -> list[tuple[str, tuple[int, ...]]]:
-    pieces = cut(shards, count)
-    return [(f"{what}-{i + 1}-of-{len(pieces)}", piece) for i, piece in enumerate(pieces)]
+def _parts(what: str, base: FitSpec, count: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Parts of like work, named by a hash of their shards: a resumed fit may cut them anew."""
+    work = [shard_bytes(Path(base.tokens), shard) for shard in base.shards]
+    pieces = cut(base.shards, count, work)
+    return [(f"{what}-{key_of(shards=piece)}", piece) for piece in pieces]
 
 
 def _passes(config: RunConfig, layers: Sequence[Layer]) -> list[tuple[str, ...]]:
@@ -212,20 +231,26 @@ def _each(
     specs = [
         _on(base, shards, ids, layers=names, part=part)
         for names in passes
-        for part, shards in _parts(_pass_name(what, names), base.shards, partitions)
+        for part, shards in _parts(_pass_name(what, names), base, partitions)
     ]
     todo = [spec for spec in specs if not partial_path(base, spec.part).exists()]
     workers.map(step, todo, f"Curvature: {what}")
 
 
 def _bases(
-    base: FitSpec, passes: Sequence[tuple[str, ...]], partitions: int, workers: Workers
+    base: FitSpec,
+    passes: Sequence[tuple[str, ...]],
+    layers: Sequence[Layer],
+    partitions: int,
+    workers: Workers,
 ) -> None:
     specs = []
     for names in passes:
-        parts = tuple(p for p, _ in _parts(_pass_name("factors", names), base.shards, partitions))
+        parts = tuple(p for p, _ in _parts(_pass_name("factors", names), base, partitions))
         specs += [replace(base, layers=(name,), parts=parts) for name in names]
     todo = [spec for spec in specs if not basis_path(base, spec.layers[0]).exists()]
+    work = {x.name: x.out_features**3 + x.in_features**3 for x in layers}
+    todo.sort(key=lambda spec: -work[spec.layers[0]])  # longest first, so that none is left waiting
     workers.map(merge_and_decompose, todo, "Curvature: eigenbases")
 
 
@@ -235,7 +260,7 @@ def _finish(
     out = Path(base.out)
     for names in passes:
         what = _pass_name("eigenvalues", names)
-        parts = [p for p, _ in _parts(what, base.shards, config.partitions)]
+        parts = [p for p, _ in _parts(what, base, config.partitions)]
         for name in names:
             if not layer_path(out, name).exists():
                 _write_layer(config, base, name, parts)
@@ -251,6 +276,7 @@ def _finish(
         "labels": config.labels,
         "layers": every,
         "head": str(Path(head).name) if head else None,
+        "sampling_error": read_error([layer_path(out, name) for name in every]),
         **json.loads(quality_path.read_text("utf-8")),
     }
 
@@ -279,14 +305,16 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
     out = layer_path(Path(base.out), name)
     if config.curvature == "identity":
         return
-    basis, counts = None, {"tokens": 0, "documents": 1}
+    basis, error, counts = None, None, {"tokens": 0, "documents": 1}
     if config.curvature != "diagonal":
         basis, counts = read_basis(basis_path(base, name))
     if config.curvature == "kfac":
         assert basis is not None
         layer = fisher.kfac(basis, counts["tokens"], counts["documents"])
     else:
-        squares, counts = sum_tensors([partial_path(base, p) for p in parts], name)
+        paths = [partial_path(base, p) for p in parts]
+        squares, counts = sum_tensors(paths, name)
+        error = part_error(paths, name)
         sums = fisher.EigenvalueSums(squares={name: squares}, documents=counts["documents"])
         layer = fisher.ekfac(basis, sums, name) if basis else fisher.diagonal(sums, name)
     tensors = {
@@ -294,7 +322,8 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
         "out_basis": layer.out_basis_OO,
         "in_basis": layer.in_basis_II,
     }
-    save_tensors(out, {k: v.float() for k, v in tensors.items() if v is not None})
+    kept = {k: v.float() for k, v in tensors.items() if v is not None}
+    save_tensors(out, kept, **({"error": json.dumps(vars(error))} if error else {}))
 
 
 def describe_layers(base: FitSpec, workers: Workers) -> tuple[Layer, ...]:

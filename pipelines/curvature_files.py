@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from influence.documents import curvature as fisher
+from influence.documents.noise import SamplingError, sampling_error
 from pipelines.errors import RunError
 from pipelines.run_folder import PARTIAL, new_file
 from pipelines.tokens import shard_path
@@ -105,6 +107,41 @@ def sum_tensors(paths: Sequence[Path], key: str) -> tuple[Tensor, dict[str, int]
     while subtrees:
         total = subtrees.pop()[1] + total
     return total, counts
+
+
+def part_error(paths: Sequence[Path], key: str) -> SamplingError | None:
+    """What the scatter of a layer's partial sums says about their total; None of a single one."""
+    if len(paths) < 2:
+        return None
+    squares, documents = [], []
+    for path in paths:
+        one, counts = sum_tensors([path], key)
+        squares.append(one)
+        documents.append(counts["documents"])
+    return sampling_error(squares, documents)
+
+
+def read_error(paths: Sequence[Path]) -> dict[str, float] | None:
+    """Relative standard errors of the eigenvalues of all layers, and of their damped inverses.
+
+    Args:
+        paths: The layers' files.
+
+    Returns:
+        ``eigenvalues``, ``inverse``; None where the fit has no parts to compare.
+    """
+    parts = []
+    for path in paths:
+        if not path.exists():  # the identity has no files
+            return None
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get("error")
+        if written is None:
+            return None
+        parts.append(json.loads(written))
+    total = SamplingError(**{key: sum(part[key] for part in parts) for key in parts[0]})
+    eigenvalues, inverse = total.relative()
+    return {"eigenvalues": eigenvalues, "inverse": inverse}
 
 
 def read_basis(path: Path) -> tuple[fisher.Basis, dict[str, int]]:

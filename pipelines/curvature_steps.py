@@ -148,10 +148,13 @@ def partial_eigenvalues(spec: FitSpec) -> str:
         The file of the partial sums.
     """
     model, layers = language_model(spec.model).model, _pass_layers(spec)
-    if spec.diagonal:
-        bases = {layer.name: fisher.standard_basis(layer) for layer in layers}
-    else:
-        bases = {layer.name: read_basis(basis_path(spec, layer.name))[0] for layer in layers}
+    bases = {}
+    for layer in layers:
+        if spec.diagonal:
+            basis = fisher.standard_basis(layer)
+        else:
+            basis, _ = read_basis(basis_path(spec, layer.name))
+        bases[layer.name] = fisher.narrowed(basis, torch.float32)
     labelled = FisherBatches(spec)
     sums = _engine(spec).eigenvalue_sums(model, layers, bases, labelled, labelled.draw)
     _refuse_not_finite(spec, list(sums.squares.values()))

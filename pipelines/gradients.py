@@ -19,6 +19,7 @@ from pipelines.run_folder import Stage, key_of, seal
 from pipelines.sample_queries import choose_queries
 from pipelines.store_check import check_store
 from pipelines.store_forms import choose_form, in_words
+from pipelines.tokens import shard_bytes
 from pipelines.worker import ModelSpec
 
 
@@ -55,7 +56,9 @@ def build_store(
         save_form(stage.path / "sketch.safetensors", form)
     specs = plan_shards(config, corpus, tokens, curvature, model, stage, header)
     done = gradients_store.sealed_shards(stage.path / "store", header)
-    workers.map(index_shard, [s for s in specs if s.shard not in done], "Gradients of documents")
+    todo = [spec for spec in specs if spec.shard not in done]
+    todo.sort(key=lambda spec: -shard_bytes(tokens.path, spec.shard))  # longest first
+    workers.map(index_shard, todo, "Gradients of documents")
     quality = check_store(specs, tokens, config, workers)
     shards = gradients_store.sealed_shards(stage.path / "store", header)
     if not (stage.path / "store" / "manifest.json").exists():

@@ -164,6 +164,7 @@ def _model(
             fingerprint=info["fingerprint"],
             device=config.device,
             layers=config.layers,
+            compute=config.compute,
         )
         name = f"{config.architecture} trained here" if config.model is None else "fine-tuned here"
         return spec, f"{name} ({info['parameters']:,} parameters)"
@@ -183,6 +184,7 @@ def _model(
             fingerprint=stage.info()["fingerprint"],
             device=config.device,
             layers=config.layers,
+            compute=config.compute,
         )
         return unpacked, about.name
     spec = ModelSpec(
@@ -194,6 +196,7 @@ def _model(
         gguf_file=config.gguf_file,
         device=config.device,
         layers=config.layers,
+        compute=config.compute,
     )
     return spec, about.name
 
@@ -372,6 +375,7 @@ def describe(run: Run, store: gradients_store.Store | None) -> dict[str, Any]:
             "labels": curvature["labels"],
             "damping": f"{config.damping} x mean eigenvalue of each layer",
             "fitted on documents": curvature["documents"],
+            "relative standard error from that sample": curvature.get("sampling_error"),
             "head directions kept": curvature["head_rank"],
             "head factor left out": curvature["head_left_out"],
         },

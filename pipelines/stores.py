@@ -36,7 +36,7 @@ def info(name: str, folder: Path) -> dict[str, Any]:
         Plain values.
     """
     run = open_run(name, folder)
-    store = _store(run)
+    store, fitted = _store(run), run.curvature.info()
     return {
         "folder": str(store.root),
         "documents": len(store),
@@ -45,6 +45,10 @@ def info(name: str, folder: Path) -> dict[str, Any]:
         "header": {**asdict(store.header), "layers": list(store.header.layers)},
         "quality": dict(store.quality),
         "forms": run.gradients.info().get("forms") if run.gradients else None,
+        "curvature": {
+            "documents": fitted["documents"],
+            "sampling_error": fitted.get("sampling_error"),
+        },
     }
 
 
@@ -65,6 +69,7 @@ def print_info(content: dict[str, Any], console: Console) -> None:
         "vector": f"{header['dimension']:,} x {header['dtype']}, {header['sketch']}",
         "layers": f"{len(header['layers'])}: {header['layers'][0]} ... {header['layers'][-1]}",
         "curvature": f"{header['curvature_kind']}, damping {header['damping']} x mean eigenvalue",
+        "curvature's sample": in_words(content["curvature"]),
         "fidelity to exact scores": _fidelity(quality),
         "recall of the search": _recall(quality),
         "model": header["model"],
@@ -96,6 +101,24 @@ def _compared(forms: dict[str, Any]) -> Table:
             style="bold" if chosen else None,
         )
     return table
+
+
+def in_words(curvature: dict[str, Any]) -> str:
+    """The sample that a curvature was fitted on, and the error that it implies.
+
+    Args:
+        curvature: ``documents`` and ``sampling_error``.
+
+    Returns:
+        One line.
+    """
+    documents, error = f"{curvature['documents']:,} documents", curvature.get("sampling_error")
+    if error is None:
+        return f"{documents}; its error is not known"
+    return (
+        f"{documents}; relative standard error of an eigenvalue {error['eigenvalues']:.1%}, of its "
+        f"damped inverse {error['inverse']:.1%}"
+    )
 
 
 def _fidelity(quality: dict[str, Any]) -> str:

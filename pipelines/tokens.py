@@ -37,6 +37,15 @@ def shard_path(folder: Path, index: int, stem: str = "shard") -> Path:
     return folder / f"{stem}-{index:05d}.arrow"
 
 
+def shard_bytes(folder: Path, index: int) -> int:
+    """Size of a shard's file, which goes with its tokens: how much work it is beside others.
+
+    Returns:
+        Bytes.
+    """
+    return shard_path(folder, index).stat().st_size
+
+
 def write_chunks(path: Path, chunks: Sequence[Chunk]) -> Path:
     """Write the chunks of one shard.
 

@@ -28,6 +28,8 @@ class ModelSpec:
     gguf_file: str | None = None
     device: str = "cpu"
     layers: str | tuple[str, ...] = "all"
+    compute: str = "float32"
+    """`float32`, or `bfloat16` for products inside the model; weights and all sums stay float32."""
     head_basis: str | None = None
     """safetensors file ``{head's name: basis [V, R]}`` of a low-rank head; None: exact head."""
 
@@ -85,6 +87,9 @@ def language_model(spec: ModelSpec) -> LanguageModel:
     if spec.head_basis is not None:
         for name, basis_VR in load_file(spec.head_basis).items():
             project_head(loaded.model, name, basis_VR.to(loaded.device))
+    if spec.compute == "bfloat16":
+        lower = torch.autocast(loaded.device.type, dtype=torch.bfloat16)
+        loaded.model.forward = lower(loaded.model.forward)
     return loaded
 
 

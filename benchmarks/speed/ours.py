@@ -58,7 +58,11 @@ def fit(state: Any, job: Job) -> None:
         return batch
 
     sums = passes.kronecker_sums(model, layers, _batches(job), draw)
-    bases = {x.name: curvature.eigenbasis(sums, x.name) for x in layers}
+    bases = {
+        x.name: curvature.narrowed(curvature.eigenbasis(sums, x.name), torch.float32)
+        for x in layers
+    }
+    del sums
     squares = passes.eigenvalue_sums(model, layers, bases, labelled)
     tensors = {
         f"{x.name}/{key}": value.float().contiguous()

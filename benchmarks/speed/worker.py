@@ -3,7 +3,7 @@
     python -m benchmarks.speed.worker SYSTEM STAGE SIZE FOLDER [--labels L] [--rows R ...] [--share S]
 
 Model, documents and imports come before the clock starts, then a warm-up on one batch.  With
-several ROWS each batch size is tried once, and the one with the fewest CPU-seconds is told.
+several ROWS each batch size is tried once, and the smallest within 2 % of the fewest CPU-seconds is told.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main() -> None:
         found.append({"rows": one.rows, **measured(lambda one=one: stage(state, one))})
         if len(args.rows) > 1:
             empty(job.out)
-    best = min(found, key=lambda record: record["cpu"])
+    fewest = min(record["cpu"] for record in found)
+    best = next(record for record in found if record["cpu"] <= 1.02 * fewest)
     tried = [{"rows": record["rows"], "cpu": record["cpu"]} for record in found]
     print(json.dumps({**best, "tried": tried, "torch": torch.__version__}))
 

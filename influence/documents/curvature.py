@@ -16,7 +16,7 @@ Source: George et al. (2018), arXiv:1806.03884; Grosse et al. (2023), arXiv:2308
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -81,16 +81,20 @@ def refuse_half(model: nn.Module) -> None:
 
 
 def add_wide(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    """Add to a sum that is kept in float64 on the CPU, begun with the first value.
+    """Add to a sum that is kept in float64, begun with the first value.
+
+    It stays on the value's device, so that no layer waits for a copy, or, where that has no float64,
+    on the CPU.
 
     Args:
         sums: Changed in place.
         name: Which sum.
         value: In any dtype, on any device.
     """
+    device = "cpu" if value.device.type == "mps" else value.device
     if name not in sums:
-        sums[name] = torch.zeros(value.shape, dtype=torch.float64)
-    sums[name] += value.detach().to("cpu")
+        sums[name] = torch.zeros(value.shape, dtype=torch.float64, device=device)
+    sums[name] += value.detach().to(device)
 
 
 def merge_kronecker(left: KroneckerSums, right: KroneckerSums) -> KroneckerSums:
@@ -147,6 +151,19 @@ def eigenbasis(sums: KroneckerSums, name: str) -> Basis:
         in_basis_II=in_basis,
         out_values_O=out_values.clamp_min(0.0),
         in_values_I=in_values.clamp_min(0.0),
+    )
+
+
+def narrowed(basis: Basis, dtype: torch.dtype) -> Basis:
+    """A basis whose eigenvectors are in the dtype that they are multiplied in: half the memory.
+
+    Returns:
+        A new basis; its eigenvalues stay as they are.
+    """
+    return replace(
+        basis,
+        out_basis_OO=basis.out_basis_OO.to(dtype),
+        in_basis_II=basis.in_basis_II.to(dtype),
     )
 
 

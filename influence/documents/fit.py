@@ -53,7 +53,7 @@ def kronecker_sums(
         draw: Puts the Fisher's labels into a batch, given its logits; None: the targets are they.
 
     Returns:
-        Sums in float64.
+        Sums in float64, on the CPU.
 
     Raises:
         GradientError: If the model is in half precision, where sums within a batch overflow.
@@ -68,9 +68,13 @@ def kronecker_sums(
         _add_factors(model, layers, batch, draw, inputs, outputs, buffers)
         tokens += batch.n_loss_tokens
         documents.update(batch.document.tolist())
+    del buffers
+    for sums in (inputs, outputs):
+        for name in sums:
+            sums[name] = _mirrored(sums[name]).cpu()
     return KroneckerSums(
-        inputs={layer.name: _mirrored(inputs[layer.name]) for layer in layers},
-        outputs={layer.name: _mirrored(outputs[layer.name]) for layer in layers},
+        inputs={layer.name: inputs[layer.name] for layer in layers},
+        outputs={layer.name: outputs[layer.name] for layer in layers},
         tokens=tokens,
         documents=len(documents),
     )
@@ -121,7 +125,7 @@ def eigenvalue_sums(
         draw: As in the first pass.
 
     Returns:
-        Sums in float64.
+        Sums in float64, on the CPU.
 
     Raises:
         GradientError: If the model is in half precision.
@@ -135,7 +139,9 @@ def eigenvalue_sums(
     for batch in batches:
         _add_squares(model, layers, batch, draw, out_bases, in_bases, squares)
         documents.update(batch.document.tolist())
-    return EigenvalueSums(squares=squares, documents=len(documents))
+    return EigenvalueSums(
+        squares={name: squares[name].cpu() for name in squares}, documents=len(documents)
+    )
 
 
 def _add_squares(
@@ -210,7 +216,7 @@ def gram(values_KD: Tensor, buffers: Buffers) -> Tensor:
 
 
 def _mirrored(upper_DD: Tensor) -> Tensor:
-    return upper_DD.triu() + upper_DD.triu(1).T
+    return upper_DD.triu_().add_(upper_DD.triu(1).T)
 
 
 def _input_bases(

@@ -80,7 +80,7 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
     """Run the model on a batch; positions and mask are explicit, so either padding side is exact.
 
     Returns:
-        Logits ``[B, T, V]``.
+        Logits ``[B, T, V]``, in float32 or wider.
     """
     output = model(
         input_ids=batch.input_ids,
@@ -88,8 +88,12 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
         position_ids=batch.position_ids,
         use_cache=False,
     )
-    logits: Tensor = output.logits
-    return logits
+    return widened(output.logits)
+
+
+def widened(values: Tensor) -> Tensor:
+    """A tensor in float32, if it is in less: what is summed is never in half precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class _Tape:
@@ -195,7 +199,8 @@ def captured(
         model: A model whose parameters do not require gradients.
         layers: The layers to watch.
         rows: Rows B of the batch that will be run.
-        consume: Receives ``(name, a_BTI, g_BTO)``; the bias column is already appended to ``a``.
+        consume: Receives ``(name, a_BTI, g_BTO)`` in float32 or wider, whatever the model computes
+            in; the bias column is already appended to ``a``.
 
     Yields:
         Nothing; run forward and backward inside.
@@ -213,7 +218,8 @@ def captured(
                 joined = tape.gradient(use, per_row(gradient.detach(), rows, layer.name))
                 if joined is not None:
                     inputs_BTI, output_BTO = joined
-                    consume(layer.name, columns.join(inputs_BTI, layer), output_BTO)
+                    wide_BTI = columns.join(widened(inputs_BTI), layer)
+                    consume(layer.name, wide_BTI, widened(output_BTO))
 
             root.register_hook(on_gradient)
             return root

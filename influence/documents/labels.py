@@ -84,17 +84,18 @@ def labels_from(
     """
     largest_BT = logits_BTV.amax(dim=-1).masked_fill(batch.targets == -100, 0.0)
     refuse_not_finite(largest_BT, batch, "prediction")
-    labels = []
+    targets_BT, chunk_B = batch.targets.cpu(), batch.chunk.tolist()
+    labels, counts = [], []
     for row, document_id in enumerate(document_ids):
-        counted_T = batch.targets[row] != -100
-        uniform_K = generator(seed, document_id, int(batch.chunk[row]), draw).random(
-            int(counted_T.sum())
-        )
-        labels.append(_invert(logits_BTV[row, counted_T], uniform_K))
-    return labels
+        counted_K = (targets_BT[row] != -100).nonzero()[:, 0]
+        counts.append(len(counted_K))
+        uniform_K = generator(seed, document_id, chunk_B[row], draw).random(counts[-1])
+        logits_KV = logits_BTV[row].index_select(0, counted_K.to(logits_BTV.device))
+        labels.append(_invert(logits_KV, uniform_K))
+    return [x.numpy() for x in torch.cat(labels).cpu().split(counts)]
 
 
-def _invert(logits_KV: Tensor, uniform_K: np.ndarray) -> np.ndarray:
+def _invert(logits_KV: Tensor, uniform_K: np.ndarray) -> Tensor:
     # Where the cumulative distribution passes `uniform`: first the block of tokens, then inside it.
     # Terms are in the logits' dtype, sums in float64; a token without probability is never chosen.
     vocabulary = logits_KV.shape[1]
@@ -106,7 +107,7 @@ def _invert(logits_KV: Tensor, uniform_K: np.ndarray) -> np.ndarray:
     before_K1 = nn.functional.pad(sums_KN, (1, 0)).gather(1, block_K1)
     own_KB = weights_KNB.take_along_dim(block_K1[..., None], dim=1)[:, 0].double()
     inside_K1, _ = _first_above(own_KB.cumsum(dim=1), draws_K1 - before_K1)
-    return (block_K1 * BLOCK + inside_K1)[:, 0].to(torch.int32).cpu().numpy()
+    return (block_K1 * BLOCK + inside_K1)[:, 0].to(torch.int32)
 
 
 def _first_above(sums_KN: Tensor, draws_K1: Tensor) -> tuple[Tensor, Tensor]:

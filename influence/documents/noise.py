@@ -3,6 +3,11 @@ r"""The Monte-Carlo error of EK-FAC eigenvalues, from repeated draws of labels.
 The mean eigenvalue of all layers together is a mean over documents of ``||G_n||^2``.  Two or more
 independent draws of the labels of the same documents separate the part of its error that comes from
 the labels from the part that comes from the choice of documents.
+
+The partial sums of a fit say more, and cost nothing: they are sums over different documents, so that
+their scatter shows the error of every eigenvalue of their total (``sampling_error``).
+
+Axes: O layer outputs, I layer inputs (bias included).
 """
 
 from __future__ import annotations
@@ -29,6 +34,56 @@ class EigenvalueNoise:
     """From the choice of documents and the labels together."""
     sample: int
     """Documents that these were estimated on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingError:
+    """Sums behind the relative standard errors that a sample implies; those of two layers add up.
+
+    An eigenvalue counts by the share of it that survives damping, ``Lambda / (Lambda + lambda)``.
+    """
+
+    eigenvalues: float
+    """Weighted sum of squared relative errors of ``Lambda``."""
+    inverse: float
+    """Weighted sum of squared relative errors of ``1 / (Lambda + lambda)``, to first order."""
+    weight: float
+    """Sum of the weights."""
+
+    def relative(self) -> tuple[float, float]:
+        """Root mean squares: relative standard errors of an eigenvalue, of a damped inverse."""
+        weight = max(self.weight, 1e-300)
+        return (self.eigenvalues / weight) ** 0.5, (self.inverse / weight) ** 0.5
+
+
+USUAL_DAMPING = 0.1
+"""Of the mean eigenvalue; a fit does not know the damping that its results will be used with."""
+
+
+def sampling_error(squares_OI: Sequence[Tensor], documents: Sequence[int]) -> SamplingError:
+    """How far one layer's eigenvalues would be others, had other documents been drawn.
+
+    Args:
+        squares_OI: For each part of the documents, ``sum_n (Q_S^T G_n Q_A)^2``; at least two.
+        documents: Documents of each part.
+
+    Returns:
+        The layer's error: of labels and documents together, with parts taken as independent draws.
+    """
+    total = sum(documents)
+    mean_OI = torch.stack(list(squares_OI)).sum(dim=0).double() / total
+    variance_OI = torch.zeros_like(mean_OI)
+    for part_OI, own in zip(squares_OI, documents, strict=True):
+        variance_OI += (part_OI - own * mean_OI).square()
+    variance_OI /= total**2 - sum(own**2 for own in documents)  # unbiased for unequal parts
+    damped_OI = (mean_OI + USUAL_DAMPING * mean_OI.mean()).clamp_min(1e-150)
+    kept_OI = mean_OI / damped_OI
+    relative_OI = torch.where(mean_OI > 0, variance_OI / mean_OI.square(), 0.0)
+    return SamplingError(
+        eigenvalues=float((kept_OI * relative_OI).sum()),
+        inverse=float((kept_OI * variance_OI / damped_OI.square()).sum()),
+        weight=float(kept_OI.sum()),
+    )
 
 
 def label_noise(

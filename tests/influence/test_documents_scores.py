@@ -320,3 +320,18 @@ def test_kfac_is_the_kronecker_product_of_the_factors():
     basis = torch.kron(found.out_basis_OO.contiguous(), found.in_basis_II.contiguous())
     dense = basis @ torch.diag(found.eigenvalues_OI.flatten()) @ basis.T
     assert_matches(dense, torch.kron(s_OO / 8, a_II / 8) * 8 / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_gradient_at_the_logits_is_that_of_autograd(dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits_BTV = (5 * torch.randn(3, 4, 11, dtype=torch.float64, generator=generator)).to(dtype)
+    targets_BT = torch.randint(11, (3, 4), generator=generator)
+    targets_BT[0, 1:] = -100
+    targets_BT[2] = -100
+    leaf = logits_BTV.clone().requires_grad_(True)
+    expected_BT = gradients.token_losses(leaf, targets_BT)
+    expected_BT.sum().backward()
+    losses_BT, found_BTV = gradients.losses_and_gradient(logits_BTV, targets_BT)
+    assert_matches(losses_BT, expected_BT.detach())
+    assert_matches(found_BTV, leaf.grad)

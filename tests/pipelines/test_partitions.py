@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.cluster import Workers
+from pipelines.curvature import cut
+from pipelines.runs import describe
 from tests.pipelines.small import build, digests, quiet, rows_by_id, states, traces
 
 
@@ -40,3 +42,28 @@ def test_a_worker_process_changes_no_byte(written, finished, tmp_path):
     before = states(run.root)
     build(written, tmp_path, Workers(1, None, quiet()))  # starts no worker
     assert states(run.root) == before
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8, 40])
+def test_partial_sums_have_like_work_and_every_shard_once(parts):
+    work = [1.0] * 20 + [6.0] * 5  # long documents stand at the end, as in the demo's corpus
+    pieces = cut(range(25), parts, work)
+    assert sorted(shard for piece in pieces for shard in piece) == list(range(25))
+    assert len(pieces) == min(parts, 25)
+    loads = [sum(work[shard] for shard in piece) for piece in pieces]
+    assert max(loads) - min(loads) <= max(work)
+    assert len(cut(range(3), parts)) == min(3, parts)
+
+
+def test_a_part_is_a_mixture_and_its_shards_are_in_order():
+    assert cut(range(5), 2, [1, 1, 1, 1, 4]) == [(4,), (0, 1, 2, 3)]
+    assert cut(range(6), 2) == [(0, 2, 4), (1, 3, 5)]
+
+
+def test_a_run_states_the_error_that_its_sample_implies(written, finished, tmp_path):
+    error = finished.curvature.info()["sampling_error"]
+    assert 0 < error["inverse"] < error["eigenvalues"] < 1
+    key = "relative standard error from that sample"
+    assert describe(finished, None)["curvature"][key] == error
+    one = build(written, tmp_path, partitions=1)
+    assert one.curvature.info()["sampling_error"] is None
