@@ -30,7 +30,7 @@ from benchmarks.speed.table import table
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 STAGES = {
-    "ours": ("fit", "index", "scores"),
+    "ours": ("fit", "index", "factors", "scores"),
     "curvlinops": ("fit",),
     "kronfluence": ("fit", "scores"),
     "bergson": ("fit", "index", "scores"),
@@ -99,7 +99,9 @@ def run(args: argparse.Namespace, code: str, folder: Path) -> dict[str, Any]:
     What there is so far is written after every process, so that a run that is cut short is not lost.
     """
     systems: list[str] = args.systems
-    stages = [(x, s) for s in ("fit", "index", "scores") for x in systems if s in STAGES[x]]
+    stages = [
+        (x, s) for s in ("fit", "index", "factors", "scores") for x in systems if s in STAGES[x]
+    ]
     bounds = [("bounds", stage) for stage in BOUNDS]
     runner = Runner(size=args.size, folder=folder)
     tuned = [] if args.rows else tune(runner, [*stages, *bounds[:-1]])
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace, code: str, folder: Path) -> dict[str, Any]:
                 records.append({**one, "repeat": repeat})
                 write(found)
     for pair in stages if args.size in COMPARED else []:
-        if pair[1] != "index":
+        if pair[1] in ("fit", "scores"):
             runner.run(*pair, [rows[pair]], labels="empirical")
     for labels in agreements:
         agreements[labels] = agreement({x: load_scores(folder, x, labels) for x in systems})

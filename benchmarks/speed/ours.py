@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.speed.setting import SIDE, Job, load_model
+import gradients_store
+from benchmarks.speed.setting import RANK, SIDE, Job, load_model
 from influence.documents import (
     curvature,
     curvlinops_fit,
@@ -81,13 +82,67 @@ def _fisher(job: Job) -> dict[str, LayerCurvature]:
 
 
 def index(state: Any, job: Job) -> None:
-    model, layers = state
+    _, layers = state
     fisher = _fisher(job)
     shapes = {x.name: (x.out_features, x.in_features) for x in layers}
-    kept = sketch.random_projection(shapes, side=SIDE, seed=0)
-    ready = whitening.prepare(fisher, FACTOR, kept)
-    rows = [scores.whitened_rows(model, layers, ready, batch).vectors_BP for batch in _batches(job)]
-    np.save(job.out / "vectors.npy", torch.cat(rows).numpy())
+    kept = sketch.random_projection(shapes, side=SIDE, seed=0, separable=True)
+    _store(state, job, fisher, kept, "int8")
+
+
+def factors(state: Any, job: Job) -> None:
+    _, layers = state
+    fisher = _fisher(job)
+    shapes = {x.name: (x.out_features, x.in_features) for x in layers}
+    kept = sketch.low_rank_factors(shapes, dict.fromkeys(shapes, RANK), seed=0, separable=True)
+    _store(state, job, fisher, kept, "int2")
+
+
+def _store(
+    state: Any, job: Job, fisher: dict[str, LayerCurvature], kept: sketch.Sketch, dtype: str
+) -> None:
+    """As the pipeline does it: rows of a batch at a time into a shard, which is then written."""
+    model, layers = state
+    ready = whitening.prepare(fisher, FACTOR, kept, exact=False)
+    count = len(job.documents)
+    vectors = np.zeros((count, kept.dimension), dtype=np.float32)
+    columns = {n: np.zeros(count, dtype=np.float32) for n in ("loss", "own", "norm")}
+    for batch in _batches(job):
+        rows, number = scores.whitened_rows(model, layers, ready, batch), batch.document.numpy()
+        vectors[number] = rows.vectors_BP.numpy()
+        columns["loss"][number] = rows.forward.loss_B.numpy()
+        columns["own"][number] = rows.self_influence_B.numpy()
+        columns["norm"][number] = rows.squared_norm_B.sqrt().numpy()
+    header = gradients_store.Header(
+        **dict.fromkeys(("model", "tokenizer", "corpus", "curvature"), "bench"),
+        layers=tuple(kept.shapes),
+        curvature_kind="ekfac",
+        damping=FACTOR,
+        sketch=kept.kind,
+        sketch_size=kept.dimension,
+        sketch_seed=kept.seed,
+        sketch_coordinates=kept.fingerprint(),
+        dtype=dtype,
+        dimension=kept.dimension,
+        factors=tuple((kept.ranks[n], *shape) for n, shape in kept.shapes.items() if kept.ranks)
+        or None,
+        n_documents=count,
+        shard_documents=count,
+    )
+    gradients_store.write_shard(
+        job.out / "store",
+        0,
+        gradients_store.Rows(
+            id=[str(number) for number in range(count)],
+            source=["bench"] * count,
+            language=["none"] * count,
+            n_tokens=np.full(count, job.documents.shape[1] - 1, dtype=np.int32),
+            loss=columns["loss"],
+            self_influence=columns["own"],
+            gradient_norm=columns["norm"],
+            vector=vectors,
+        ),
+        header,
+    )
 
 
 def score(state: Any, job: Job) -> None:
@@ -100,4 +155,4 @@ def score(state: Any, job: Job) -> None:
     np.save(job.out / "scores.npy", torch.cat(parts, dim=1).numpy())
 
 
-STAGES = {"fit": fit, "index": index, "scores": score}
+STAGES = {"fit": fit, "index": index, "factors": factors, "scores": score}

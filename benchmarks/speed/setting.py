@@ -12,6 +12,8 @@ from torch import Tensor, nn
 QUERIES = 64
 SIDE = 16
 """A compressed vector keeps 16 x 16 numbers of each layer."""
+RANK = 2
+"""Or as many pairs of vectors of each layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
