@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 import gradients_store
-from pipelines.cluster import bar
+from pipelines.cluster import Workers, bar
+from pipelines.curvature import read_curvature
 from pipelines.errors import RunError
+from pipelines.gradients import plan_shards, shapes_of
 from pipelines.run_folder import damaged_files
 from pipelines.runs import Run, open_run
+from pipelines.sample_queries import choose_queries
+from pipelines.store_forms import Candidate, compared
 
 
 def _store(run: Run) -> gradients_store.Store:
@@ -50,6 +55,25 @@ def info(name: str, folder: Path) -> dict[str, Any]:
             "sampling_error": fitted.get("sampling_error"),
         },
     }
+
+
+def compare_forms(run: Run, budgets: Sequence[int], workers: Workers) -> list[Candidate]:
+    """Measure every form that the run's store could have, on a sample of its documents.
+
+    Args:
+        run: A finished run; its store is not needed.
+        budgets: Bytes that a document's vector may take.
+        workers: Where to run.
+
+    Returns:
+        Forms in the order of their bytes, with their fidelity to exact scores.
+    """
+    config = run.config.model_copy(update={"store": "auto", "store_dtype": None})
+    curvature = read_curvature(run.curvature)
+    shapes = shapes_of(run.curvature, curvature)
+    specs = plan_shards(config, run.corpus, run.tokens, run.curvature, run.model, None, None)
+    queries = choose_queries(run.tokens, sum(o * i for o, i in shapes.values()))
+    return compared(specs, curvature, shapes, queries, budgets, config, workers)
 
 
 def print_info(content: dict[str, Any], console: Console) -> None:
