@@ -162,7 +162,8 @@ def main() -> None:
     config = validate(values, where="benchmarks/workers.py")
     with tempfile.TemporaryDirectory() as temporary, Workers(0) as here:
         folder = args.folder or Path(temporary)
-        run = build_run(config, folder, here, store=False)
+        unfitted = config.model_copy(update={"curvature": "identity"})
+        run = replace(build_run(unfitted, folder, here, store=False), config=config)
         found: dict[int, list[list[Row]]] = {count: [] for count in COUNTS}
         for _ in range(args.repeats):
             for count in COUNTS:

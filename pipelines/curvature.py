@@ -198,7 +198,10 @@ def _parts(what: str, base: FitSpec, count: int) -> list[tuple[str, tuple[int, .
     """Parts of like work, named by a hash of their shards: a resumed fit may cut them anew."""
     work = [shard_bytes(Path(base.tokens), shard) for shard in base.shards]
     pieces = cut(base.shards, count, work)
-    return [(f"{what}-{key_of(shards=piece)}", piece) for piece in pieces]
+    return [
+        (f"{what}-{key_of(shards=piece)}-{i}-of-{len(pieces)}", piece)
+        for i, piece in enumerate(pieces, start=1)
+    ]
 
 
 def _passes(config: RunConfig, layers: Sequence[Layer]) -> list[tuple[str, ...]]:
