@@ -168,6 +168,11 @@ class RunConfig(BaseModel):
                 "store: 'top-eigen' needs eigenvalues, and curvature is 'identity'. "
                 "Use `store: random` or `store: full`."
             )
+        if self.store == "factors" and self.store_dtype in ("float32", "float16"):
+            raise ValueError(
+                f"store_dtype: {self.store_dtype!r} given with `store: factors`, int8, int4, int2 or "
+                "nothing was expected. Leave it out: what ranks best is taken."
+            )
         if not self.data:
             raise ValueError("data: empty, at least one dataset YAML was expected.")
         return self

@@ -21,6 +21,9 @@ from pipelines.errors import RunError
 from pipelines.run_folder import Stage, new_file
 from pipelines.worker import ModelSpec
 
+NUMBER_BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int2": 2}
+"""Bits of a number by ``gradients_store``'s element types."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSpec:
@@ -64,9 +67,8 @@ class StoredForm:
     @property
     def bytes(self) -> int:
         """Bytes of a document's vector, its scales included."""
-        bits = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int2": 2}[self.dtype]
         scales = 4 + 4 * sum(self.sketch.ranks.values())
-        return -(-self.sketch.dimension * bits // 8) + scales
+        return -(-self.sketch.dimension * NUMBER_BITS[self.dtype] // 8) + scales
 
 
 def save_form(path: Path, form: StoredForm) -> None:

@@ -22,7 +22,8 @@ from influence.documents.sketch import (
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
 from pipelines.form_sample import FACTOR_DTYPES, FormSpec, Sampled, sample_forms
-from pipelines.gradient_files import IndexSpec, StoredForm
+from pipelines.errors import RunError
+from pipelines.gradient_files import NUMBER_BITS, IndexSpec, StoredForm
 from pipelines.run_folder import Stage, key_of, seal
 
 SAMPLE_DOCUMENTS = 256
@@ -33,6 +34,8 @@ SIDE = 64
 """The largest random projection that is compared: others are more faithful by then."""
 FACTOR_SCALES = 4
 """Bytes that the scales of a pair of vectors take."""
+SCALE = 4
+"""Bytes of a row's scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,9 @@ def simple_form(
         return StoredForm(sketch=sketch, dtype=dtype)
     if config.store == "top-eigen":
         whole = whole_form.sketch.dimension
-        numbers = min(whole, most, int(budget * whole / (whole_form.bytes - 4)))
+        # gigabytes never counted the scales: stores of older releases keep their form
+        room = budget if config.store_bytes is None else budget - SCALE
+        numbers = min(whole, most, room * 8 // NUMBER_BITS[dtype])
         kept = top_eigen(curvature, config.damping, max(1, numbers))
         return StoredForm(sketch=kept, dtype=dtype)
     fits = whole_form.bytes <= budget and whole_form.sketch.dimension <= most
@@ -200,12 +205,14 @@ def compared(
         rows.setdefault(row // size, []).append(row)
     has_values = all(layer.eigenvalues_OI is not None for layer in curvature.values())
     whole = sum(o * i for o, i in shapes.values())
-    dense = tuple(sorted(b - 4 for b in budgets)) if config.store == "auto" else ()
+    plain = config.store_dtype or "int8"
+    is_dense = config.store == "auto" and NUMBER_BITS[plain] >= 8
+    dense = sorted((b - SCALE) * 8 // NUMBER_BITS[plain] for b in budgets) if is_dense else []
     todo = [
         FormSpec(
             spec=replace(specs[i], rows=tuple(own), queries=tuple(queries)),
             coordinates=tuple(n for n in dense if n < whole) if has_values else (),
-            whole=config.store == "auto",
+            whole=is_dense,
             sides=tuple(sorted({side for b in dense if 0 < (side := _side(shapes, b)) <= SIDE})),
             seed=config.store_seed,
             separable=config.self_influence == "estimated",
@@ -217,7 +224,7 @@ def compared(
     share = (config.top / documents, config.candidates / documents)
     found = [
         *_factor_candidates(joined, shapes, budgets, share, config.store_dtype),
-        *_dense_candidates(joined, shapes, share),
+        *_dense_candidates(joined, shapes, share, plain),
     ]
     held = [c for c in found if c.numbers <= most_numbers(config)]
     return sorted(held, key=lambda c: (c.bytes, c.kind, c.dtype))
@@ -286,7 +293,7 @@ def allocated(
     order = sorted(
         (-gain_LR[i, r] / costs[i], i, r) for i in range(len(costs)) for r in range(most[i])
     )
-    ranks, left = [0] * len(costs), budget - 4.0
+    ranks, left = [0] * len(costs), float(budget - SCALE)
     for _, i, r in order:
         if r == ranks[i] and costs[i] <= left:
             ranks[i], left = r + 1, left - costs[i]
@@ -298,16 +305,19 @@ def _pair_bytes(shape: tuple[int, int], bits: int) -> float:
 
 
 def _dense_candidates(
-    sampled: Sampled, shapes: Mapping[str, tuple[int, int]], share: tuple[float, float]
+    sampled: Sampled,
+    shapes: Mapping[str, tuple[int, int]],
+    share: tuple[float, float],
+    dtype: str,
 ) -> list[Candidate]:
     found = []
     for (kind, size), scores_QN in sampled.dense.items():
         numbers = _projected(shapes, size) if kind == "random" else size
         how = Candidate(
             kind=kind,
-            dtype="int8",
+            dtype=dtype,
             numbers=numbers,
-            bytes=numbers + 4,
+            bytes=numbers * NUMBER_BITS[dtype] // 8 + SCALE,
             detail={"side" if kind == "random" else "dimension": size},
         )
         found.append(_measured(how, scores_QN, sampled.exact_QN, share))
@@ -372,7 +382,15 @@ def pick(candidates: Sequence[Candidate], config: RunConfig, budget: int) -> Can
 
     Returns:
         One of them.  Where none fits, the smallest; where none reaches the fidelity, the most faithful.
+
+    Raises:
+        RunError: If there are no candidates.
     """
+    if not candidates:
+        raise RunError(
+            f"Store: no form takes {budget:,} bytes a document or less, one pair of vectors of a "
+            "layer at least was expected to fit. Raise `store_bytes` (or `store_gigabytes`)."
+        )
     by_size = sorted(candidates, key=lambda c: (c.bytes, -c.spearman))
     if config.store_fidelity is not None:
         reached = [c for c in by_size if c.spearman >= config.store_fidelity]

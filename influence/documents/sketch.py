@@ -213,10 +213,13 @@ def probes(sketch: Sketch, name: str) -> Tensor:
     """The seeded signs by which a layer's factors are found.
 
     Returns:
-        ``[W, I]`` in float32; W is the layer's rank and a few more.
+        ``[W, I]`` in float32; W is the layer's rank and a few more.  As many as inputs would be the
+        unit vectors, as square matrices of signs are often singular.
     """
-    out, inputs = sketch.shapes[name]
-    count = min(sketch.ranks[name] + OVERSAMPLING, out, inputs)
+    inputs = sketch.shapes[name][1]
+    count = sketch.ranks[name] + OVERSAMPLING
+    if count >= inputs:
+        return torch.eye(inputs)
     return signs(sketch.seed, name, "probes", count, inputs)
 
 

@@ -18,7 +18,7 @@ W probes, E probes of lengths, K numbers of a layer in a vector.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,16 @@ class TokenMaps:
     """``M_A`` times the signs that find the factors, and LENGTH_PROBES more."""
     whitened: float
     """Self-influence of a unit of squared length under the separable scale."""
+
+    def like(self, tokens_BTI: Tensor) -> TokenMaps:
+        """The maps where the tokens are and in their numbers; the identity's come in neither."""
+        return replace(
+            self,
+            out_OP=self.out_OP.to(tokens_BTI),
+            in_IR=self.in_IR.to(tokens_BTI),
+            lengths_IE=self.lengths_IE.to(tokens_BTI),
+            probes_IW=self.probes_IW.to(tokens_BTI),
+        )
 
 
 def token_maps(layer: LayerCurvature, factor: float, sketch: Sketch, name: str) -> TokenMaps | None:
@@ -130,6 +140,7 @@ def token_rows(maps: TokenMaps, inputs_BTI: Tensor, output_BTO: Tensor) -> Layer
     Returns:
         Vectors ``[B, K]``, estimated self-influence and squared gradient length ``[B]``.
     """
+    maps = maps.like(inputs_BTI)
     squared_norm_B = _outward(inputs_BTI @ maps.lengths_IE, output_BTO).square().sum(dim=(1, 2))
     if maps.rank is None:
         vectors_BK = gradient(inputs_BTI @ maps.in_IR, output_BTO @ maps.out_OP).flatten(1)

@@ -8,8 +8,9 @@ import pytest
 from pipelines.config import RunConfig, read_run
 from pipelines.curvature import curvature_key, read_curvature
 from pipelines.errors import RunError
-from pipelines.gradients import choose_sketch, store_key
+from pipelines.gradients import shapes_of, store_key
 from pipelines.runs import open_run
+from pipelines.store_forms import budget_of, simple_form
 from pipelines.worker import ModelSpec, language_model
 from tests.pipelines.small import build, digests, documents, on_model, states, traces, write_run
 
@@ -64,14 +65,15 @@ def test_a_changed_setting_makes_new_stages_beside_the_old_bytes(written, copied
 
 
 def test_keys_follow_what_changes_bytes_and_nothing_else(finished):
-    config = finished.config
+    config, layers = finished.config, read_curvature(finished.curvature)
+    shapes = shapes_of(finished.curvature, layers)
 
     def keys(**changes):
         changed = RunConfig(**{**config.model_dump(), **changes})
-        sketch = choose_sketch(changed, finished.curvature, 40)
+        form = simple_form(changed, layers, shapes, budget_of(changed, 40))
         return (
             curvature_key(changed, finished.tokens, finished.model),
-            store_key(changed, finished.curvature, sketch),
+            store_key(changed, finished.curvature, form),
         )
 
     own = keys()
