@@ -4,9 +4,11 @@
 
 The forms are those that `store: auto` compares, on the same sample of documents and against the
 same exact scores; the run needs no store. Factors are scored as they come back from int8, int4 or
-int2; the other forms take the bytes of int8, but are scored before that rounding. Writes `compression-<name>.json` and a plot of it, and
-prints a table in Markdown. Memory: about 12 bytes for each query and parameter of the tracked layers, in
-each worker (`--workers 0`: this very process).
+int2; the other forms take the bytes of int8, but are scored before that rounding.
+
+Writes `compression-<name>.json` and a plot of it, and prints a table in Markdown. Memory: about 12
+bytes for each query and parameter of the tracked layers, in each worker (`--workers 0`: this very
+process).
 """
 
 from __future__ import annotations
