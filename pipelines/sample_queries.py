@@ -18,17 +18,21 @@ from pipelines.worker import language_model, layers_of
 SAMPLE_QUERIES, SAMPLE_GIGABYTES = 16, 1.0
 
 
-def choose_queries(tokens: Stage, parameters: int) -> tuple[tuple[int, int], ...]:
-    """As many queries as fit into memory, spread over the corpus.
+def choose_queries(
+    tokens: Stage, parameters: int, count: int | None = None
+) -> tuple[tuple[int, int], ...]:
+    """Queries spread over the corpus.
 
     Args:
         tokens: The sealed token shards.
         parameters: Of the tracked layers together.
+        count: How many; None: as many as fit into ``SAMPLE_GIGABYTES``.
 
     Returns:
         ``(shard, position of the chunk)`` of each.
     """
-    count = int(np.clip(SAMPLE_GIGABYTES * 1e9 / (parameters * 12), 2, SAMPLE_QUERIES))
+    if count is None:
+        count = int(np.clip(SAMPLE_GIGABYTES * 1e9 / (parameters * 12), 2, SAMPLE_QUERIES))
     shards = tokens.info()["shards"]
     chosen = []
     for i in range(count):
