@@ -21,8 +21,8 @@ from influence.documents.sketch import (
 )
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
-from pipelines.form_sample import FACTOR_DTYPES, FormSpec, Sampled, sample_forms
 from pipelines.errors import RunError
+from pipelines.form_sample import FACTOR_DTYPES, FormSpec, Sampled, sample_forms
 from pipelines.gradient_files import NUMBER_BITS, IndexSpec, StoredForm
 from pipelines.run_folder import Stage, key_of, seal
 

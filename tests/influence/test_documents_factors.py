@@ -45,7 +45,9 @@ def rebuilt(left_BRO, right_BRI):
 def test_matrices_of_low_rank_are_rebuilt(out, inputs, rank):
     matrix = normal(5, out, rank) @ normal(5, rank, inputs, seed=1)
     for seed in range(10):
-        kept = sketch.low_rank_factors({"a": (out, inputs)}, {"a": 2}, seed)  # at times one too many
+        kept = sketch.low_rank_factors(
+            {"a": (out, inputs)}, {"a": 2}, seed
+        )  # at times one too many
         left, right = factors.of_matrices(matrix, sketch.probes(kept, "a").double(), 2)
         assert_matches(rebuilt(left, right), matrix)
         basis = left[:, :rank] @ left[:, :rank].transpose(1, 2)
@@ -187,7 +189,9 @@ def test_scores_of_whole_rows_are_exact_whatever_the_scale(setting, kind, separa
         ready = prepare(fisher, DAMPING, kept, exact)
         rows = scores.whitened_rows(model, layers, ready, batch)
         found = sketch.scores(kept, query_QM, rows.vectors_BP)
-        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            found, expected, rtol=1e-7, atol=1e-7 * float(expected.abs().max())
+        )
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -302,9 +306,7 @@ def test_layers_of_rank_zero_are_left_out_of_vectors_but_not_of_lengths(setting,
         kept, scores.whitened_queries(fisher, DAMPING, kept, asked), rows.vectors_BP
     )
     own, theirs = scaled(fisher, plain, document_scale), scaled(fisher, asked, query_scale)
-    expected = sum(
-        theirs[n].flatten(1) @ own[n].flatten(1).T for n, rank in ranks.items() if rank
-    )
+    expected = sum(theirs[n].flatten(1) @ own[n].flatten(1).T for n, rank in ranks.items() if rank)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7 * float(expected.abs().max()))
     none = sketch.low_rank_factors(shapes, dict.fromkeys(shapes, 0), 0, True)
     ready = prepare(fisher, DAMPING, none, exact)

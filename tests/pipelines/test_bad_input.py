@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaModel, PreTrainedTokenizerFast
 
 from pipelines import cli
-from pipelines.gradient_files import load_curvature, load_sketch
+from pipelines.gradient_files import load_curvature, load_form
 from pipelines.run_folder import locked, new_file
 from pipelines.worker import language_model
 from tests.pipelines.small import digests, documents, on_model, states, write_run
@@ -30,7 +30,7 @@ def influence(monkeypatch, capsys):
     """Run a command as a user does; returns its exit code and its message on one line."""
 
     def call(*arguments):
-        for cache in (language_model, load_curvature, load_sketch):
+        for cache in (language_model, load_curvature, load_form):
             cache.cache_clear()
         monkeypatch.setattr(sys, "argv", ["influence", *map(str, arguments)])
         code = cli.guarded(cli.app)

@@ -10,6 +10,7 @@ from influence.models import load_model
 from influence.text import Document, Encoding, encode
 from pipelines.curvature import read_curvature
 from pipelines.queries import Query
+from pipelines.run_folder import Stage
 from pipelines.runs import open_run
 from pipelines.tokens import read_chunks, shard_path
 from tests.pipelines.small import build, documents, on_model, rows_by_id, traces, write_run
@@ -136,12 +137,15 @@ def test_every_store_finds_the_documents(tmp_path, toy_folder, store, dtype, set
     assert info["bytes"] > 0
 
 
-def test_an_identity_curvature_stores_random_projections_where_full_rows_do_not_fit(
+def test_an_identity_curvature_has_no_eigenvalues_to_choose_by_where_full_rows_do_not_fit(
     tmp_path, toy_folder
 ):
     settings = {"curvature": "identity", "store_gigabytes": 1e-6}
-    _, trace = run_and_trace(tmp_path, toy_folder, **settings)
-    assert trace["run"]["store"]["sketch"] == "random"
+    run, trace = run_and_trace(tmp_path, toy_folder, **settings)
+    [seal] = (run.root / "forms").glob("*/sealed.json")
+    comparison = Stage("forms", seal.parent.name, run.root).info()
+    assert {x["kind"] for x in comparison["candidates"]} == {"factors", "full", "random"}
+    assert trace["run"]["store"]["sketch"] == comparison["chosen"]["kind"] != "full"
 
 
 def test_prompts_of_the_documents_carry_no_loss_unless_asked(tmp_path, toy_folder):

@@ -171,7 +171,9 @@ def test_fingerprints_of_forms_differ_and_old_ones_stay():
     assert len(found) == len(forms())
     # of release 0.1.0, whose stores name these
     assert sketch.full(SHAPES).fingerprint() == "86822cd6b4969434cbd573c6c80ee5f8"
-    assert sketch.random_projection(SHAPES, 3, 7).fingerprint() == "6910c3a5f1ea80a1a8a535bbb9129262"
+    assert (
+        sketch.random_projection(SHAPES, 3, 7).fingerprint() == "6910c3a5f1ea80a1a8a535bbb9129262"
+    )
 
 
 def written_as_before(path, kept):
@@ -209,7 +211,9 @@ def test_an_older_run_is_opened_traced_and_not_made_again(written, finished, cop
     for found, expected in zip(traces(run), traces(finished), strict=True):
         assert found["proponents"] == expected["proponents"]
     before = states(copied / "gradients")
-    assert build(written, copied.parent).gradients.key == run.gradients.key == finished.gradients.key
+    assert (
+        build(written, copied.parent).gradients.key == run.gradients.key == finished.gradients.key
+    )
     assert states(copied / "gradients") == before
     assert seal == json.loads((path.parent / "sealed.json").read_text())
     load_form.cache_clear()
@@ -385,7 +389,9 @@ def test_kinds_formats_and_bytes_that_are_asked_for_are_kept(written, copied, se
 
 def test_factors_in_floats_are_refused():
     with pytest.raises(RunError, match=r"'float16' given with `store: factors`.*was expected"):
-        validate({"name": "x", "train": "scratch", "store": "factors", "store_dtype": "float16"}, "x")
+        validate(
+            {"name": "x", "train": "scratch", "store": "factors", "store_dtype": "float16"}, "x"
+        )
 
 
 def test_a_budget_below_every_form_is_refused():
