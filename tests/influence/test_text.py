@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
+from influence.batches import BATCH_COST
 from influence.errors import InfluenceError, TextError
 from influence.text import (
     Chunk,
@@ -383,6 +385,22 @@ def test_plan_batches_holds_every_row_once_within_the_budget(seed):
         assert len(rows) == 1 or len(rows) * longest <= 64
         assert len(rows) <= 5
     assert plan_batches(lengths, 64, max_rows=5) == plan
+
+
+def test_plan_batches_is_the_cheapest_of_all_cuts_of_the_sorted_rows():
+    lengths, budget = [3, 9, 4, 4, 20, 5, 10, 30, 3], 40
+    costs = []
+    for cuts in product([False, True], repeat=len(lengths) - 1):
+        parts = [[]]
+        for length, cut in zip(sorted(lengths), (False, *cuts), strict=True):
+            parts = [*parts, []] if cut else parts
+            parts[-1].append(length)
+        padded = [len(part) * max(part) for part in parts]
+        if max(padded) <= budget:
+            costs.append(sum(padded) + len(parts) * BATCH_COST * budget)
+    plan = plan_batches(lengths, budget)
+    padded = [len(rows) * max(lengths[row] for row in rows) for rows in plan]
+    assert sum(padded) + len(plan) * BATCH_COST * budget == min(costs)
 
 
 def test_plan_batches_gives_long_rows_alone_and_nothing_for_nothing():

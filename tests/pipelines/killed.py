@@ -43,8 +43,8 @@ KINDS = (
     ("before", "*/curvature/*/layer-*down_proj.safetensors"),
     ("before", "*/curvature/*/sealed.json"),
     ("after", "*/curvature/*/sealed.json"),
-    ("after", "*/gradients/*/store/shard-00001.arrow"),
-    ("after", "*/gradients/*/store/shard-00002.json"),
+    ("after", "*/gradients/*/store/shard-*.arrow"),  # any: the largest comes first
+    ("after", "*/gradients/*/store/shard-*.json"),
     ("before", "*/gradients/*/store/manifest.json"),
     ("after", "*/gradients/*/store/manifest.json"),
     ("before", "*/run.yaml"),
