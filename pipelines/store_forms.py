@@ -105,18 +105,22 @@ def choose_form(
         wanted = f"the most faithful form of at most {budget:,} bytes"
         if config.store_fidelity is not None:
             wanted = f"the smallest form with a rank agreement of {config.store_fidelity:g}"
+        chosen = pick(candidates, config, budget)
+        reached = chosen.bytes <= budget
+        if config.store_fidelity is not None:
+            reached = chosen.spearman >= config.store_fidelity
         seal(
             stage,
             {
-                "wanted": wanted,
+                "wanted": wanted if reached else f"{wanted} (there is none; this is the nearest)",
                 "documents": min(documents, SAMPLE_DOCUMENTS),
                 "queries": len(queries),
-                "chosen": asdict(pick(candidates, config, budget)),
+                "chosen": asdict(chosen),
                 "candidates": [asdict(c) for c in candidates],
             },
         )
-    chosen = Candidate(**stage.info()["chosen"])
-    return StoredForm(sketch=_sketch(chosen, config, curvature, shapes), dtype=chosen.dtype), stage
+    found = Candidate(**stage.info()["chosen"])
+    return StoredForm(sketch=_sketch(found, config, curvature, shapes), dtype=found.dtype), stage
 
 
 def budget_of(config: RunConfig, documents: int) -> int:
