@@ -18,7 +18,7 @@ NUMBERS = 60
 def run(tmp_path_factory):
     """A run whose store holds the strongest coordinates, without rounding."""
     folder = tmp_path_factory.mktemp("compression")
-    store = {"store": "top-eigen", "store_dtype": "float32", "store_bytes": 4 * NUMBERS}
+    store = {"store": "top-eigen", "store_dtype": "float32", "store_bytes": 4 * NUMBERS + 4}
     return build(write_run(folder, top=2, candidates=10, **store), folder / "runs")
 
 
