@@ -23,9 +23,10 @@ from typing import Any
 from benchmarks.scaling.plots import curve, pyplot, titled
 from pipelines import Run, Workers, open_run
 from pipelines.curvature import read_curvature
-from pipelines.gradients import plan_shards, shapes_of
+from pipelines.form_candidates import SAMPLE_DOCUMENTS
+from pipelines.gradients import shapes_of
 from pipelines.sample_queries import choose_queries
-from pipelines.store_forms import SAMPLE_DOCUMENTS, compared
+from pipelines.stores import compare_forms
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("kind", "dtype", "bytes", "numbers", "spearman", "pearson", "recall")
@@ -60,14 +61,12 @@ def measured(
     run: Run, budgets: Sequence[int] | None, queries: int | None, workers: Workers
 ) -> dict[str, Any]:
     """What was measured, and on what; fidelities are correlations with exact scores, over documents."""
-    config = run.config.model_copy(update={"store": "auto", "store_dtype": None})
-    layers = read_curvature(run.curvature)
-    shapes = shapes_of(run.curvature, layers)
+    config = run.config
+    shapes = shapes_of(run.curvature, read_curvature(run.curvature))
     parameters = sum(o * i for o, i in shapes.values())
     asked = choose_queries(run.tokens, parameters, queries)
     budgets = budgets or [1 << k for k in range(8, 24) if 1 << k < parameters]
-    specs = plan_shards(config, run.corpus, run.tokens, run.curvature, run.model, None, None)
-    forms = compared(specs, layers, shapes, asked, budgets, config, workers)
+    forms = compare_forms(run, budgets, workers, asked)
     tokens, curvature = run.tokens.info(), run.curvature.info()
     documents = tokens["documents"]
     sampled = min(documents, SAMPLE_DOCUMENTS)

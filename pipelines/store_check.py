@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 import gradients_store
+from influence.documents.fidelity import Fidelity, fidelity, recall
 from influence.documents.preconditioner import effective_dimension
 from influence.documents.scores import directions, exact_scores, whitened_queries
-from influence.documents.sketch import Fidelity, fidelity, recall, scores
+from influence.documents.sketch import scores
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
 from pipelines.errors import RunError

@@ -14,11 +14,11 @@ import gradients_store
 from pipelines.cluster import Workers, bar
 from pipelines.curvature import read_curvature
 from pipelines.errors import RunError
+from pipelines.form_candidates import Candidate, compared
 from pipelines.gradients import plan_shards, shapes_of
 from pipelines.run_folder import damaged_files
 from pipelines.runs import Run, open_run
 from pipelines.sample_queries import choose_queries
-from pipelines.store_forms import Candidate, compared
 
 
 def _store(run: Run) -> gradients_store.Store:
@@ -57,13 +57,19 @@ def info(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def compare_forms(run: Run, budgets: Sequence[int], workers: Workers) -> list[Candidate]:
+def compare_forms(
+    run: Run,
+    budgets: Sequence[int],
+    workers: Workers,
+    queries: Sequence[tuple[int, int]] | None = None,
+) -> list[Candidate]:
     """Measure every form that the run's store could have, on a sample of its documents.
 
     Args:
         run: A finished run; its store is not needed.
         budgets: Bytes that a document's vector may take.
         workers: Where to run.
+        queries: Where the sample's queries stand (``choose_queries``); None: as a run chooses them.
 
     Returns:
         Forms in the order of their bytes, with their fidelity to exact scores.
@@ -72,8 +78,8 @@ def compare_forms(run: Run, budgets: Sequence[int], workers: Workers) -> list[Ca
     curvature = read_curvature(run.curvature)
     shapes = shapes_of(run.curvature, curvature)
     specs = plan_shards(config, run.corpus, run.tokens, run.curvature, run.model, None, None)
-    queries = choose_queries(run.tokens, sum(o * i for o, i in shapes.values()))
-    return compared(specs, curvature, shapes, queries, budgets, config, workers)
+    asked = queries or choose_queries(run.tokens, sum(o * i for o, i in shapes.values()))
+    return compared(specs, curvature, shapes, asked, budgets, config, workers)
 
 
 def print_info(content: dict[str, Any], console: Console) -> None:

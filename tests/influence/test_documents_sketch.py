@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from influence.documents import sketch
+from influence.documents import fidelity, sketch
 from influence.documents.curvature import identity
 from influence.documents.preconditioner import LayerCurvature, effective_dimension
 from influence.errors import GradientError
@@ -88,10 +88,10 @@ def test_fingerprints_differ_with_all_that_decides_a_coordinate():
 def test_fidelity_is_the_mean_correlation_over_queries():
     exact = np.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
     compressed = np.array([[2.0, 4.0, 6.0, 8.0], [4.0, 3.0, 2.0, 1.0]])
-    found = sketch.fidelity(compressed, exact)
+    found = fidelity.fidelity(compressed, exact)
     assert (found.pearson, found.spearman) == (pytest.approx(0.0), pytest.approx(0.0))
     assert (found.queries, found.documents) == (2, 4)
-    found = sketch.fidelity(compressed[:1] ** 3, exact[:1])
+    found = fidelity.fidelity(compressed[:1] ** 3, exact[:1])
     assert found.spearman == pytest.approx(1.0)
     assert found.pearson == pytest.approx(np.corrcoef([1, 8, 27, 64], [1, 2, 3, 4])[0, 1])
 
@@ -100,6 +100,6 @@ def test_recall_counts_the_exact_top_of_both_signs_among_the_candidates():
     exact = np.array([[5.0, 4.0, 0.0, -1.0, -4.0, -5.0]])
     compressed = np.array([[5.0, -2.0, 3.0, 4.0, 0.0, -5.0]])
     # wanted: {0, 1} and {5, 4}; of the two best: {0, 3} and {5, 1}
-    assert sketch.recall(compressed, exact, top=2, candidates=2) == pytest.approx(0.5)
-    assert sketch.recall(exact, exact, top=2, candidates=2) == 1.0
-    assert sketch.recall(compressed, exact, top=2, candidates=6) == 1.0
+    assert fidelity.recall(compressed, exact, top=2, candidates=2) == pytest.approx(0.5)
+    assert fidelity.recall(exact, exact, top=2, candidates=2) == 1.0
+    assert fidelity.recall(compressed, exact, top=2, candidates=6) == 1.0

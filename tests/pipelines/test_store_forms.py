@@ -13,11 +13,12 @@ from influence.documents import sketch
 from pipelines import store_forms
 from pipelines.config import RunConfig, validate
 from pipelines.errors import RunError
+from pipelines.form_candidates import Candidate, allocated
 from pipelines.form_sample import FACTOR_DTYPES, rounded
 from pipelines.gradient_files import StoredForm, load_form, save_form
 from pipelines.run_folder import Stage
 from pipelines.runs import open_run, open_traced
-from pipelines.store_forms import Candidate, allocated, pick
+from pipelines.store_forms import pick
 from tests.pipelines.small import QUERIES, build, rows_by_id, states, traces
 
 SHAPES = {"b": (6, 5), "a": (4, 9)}
