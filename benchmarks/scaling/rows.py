@@ -30,7 +30,7 @@ def measure(
     """
     for count, shard in [(count, 1000) for count in rows] + [(rows[1], s) for s in shard_rows]:
         with tempfile.TemporaryDirectory() as folder:
-            store = written(Path(folder), count, dimension, "int8", shard)
+            store = written(Path(folder), count, dimension, "int8", shard_rows=shard)
             size = sum(info.bytes for info in store.shards)
             opened = min(timed(lambda: open_store(folder))[1] for _ in range(repeats))
             for queries in (1, 8):
