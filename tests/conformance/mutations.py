@@ -46,7 +46,7 @@ def _turned(layer):
 def rotation_of_rows_transposed(monkeypatch):
     """`Q G Q^T` instead of `Q^T G Q`, for documents."""
     real = preconditioner.rotate
-    for module in (preconditioner, whitening):
+    for module in (preconditioner, scores, whitening):
         monkeypatch.setattr(module, "rotate", lambda layer, a, g: real(_turned(layer), a, g))
 
 
@@ -93,7 +93,7 @@ def eigenvalues_that_grow(monkeypatch):
             layer.eigenvalues_OI.add_(preconditioner.damping(layer, factor))
         return found
 
-    for module in (preconditioner, whitening):
+    for module in (preconditioner, scores, whitening):
         monkeypatch.setattr(module, "inverse_root", mutant)
 
 
