@@ -173,7 +173,8 @@ def timed(call: Callable[[], Any]) -> tuple[float, float]:
 
 def peak(call: Callable[[], Any]) -> int:
     """The largest resident set while something runs, looked at every two milliseconds."""
-    process, seen, over = psutil.Process(), [0], threading.Event()
+    process, over = psutil.Process(), threading.Event()
+    seen = [process.memory_info().rss]
 
     def look() -> None:
         while not over.wait(0.002):
