@@ -84,7 +84,7 @@ def scheduler(records: list[Record]) -> Any:
                 axis,
                 sorted(own, key=lambda r: r["tasks"]),
                 lambda r: r["tasks"],
-                lambda r, process=process: r["peak_growth_mb"][process],
+                lambda r, process=process: max(r["peak_growth_mb"][process], 0.1),  # a log axis
                 f"{way}, {'with' if specs == 'ids' else 'without'} ids, log {log:,}",
             )
         titled(axis, f"memory of the {process}", "tasks", "growth at most, MB")
