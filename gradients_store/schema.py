@@ -17,7 +17,7 @@ FORMAT_VERSION = 2
 """The version of the files that this release writes, and the newest that it reads.
 
 1: plain vectors in float32, float16 or int8. 2: also int4, int2 and factor rows (`factors`)."""
-READABLE_FROM = "0.2.0"
+READABLE_FROM = "0.1.0"
 """The first release of this project that reads FORMAT_VERSION; written into every header."""
 HEADER_KEY = b"gradients_store"
 """The key of the header's JSON in the metadata of an Arrow schema."""
