@@ -25,7 +25,7 @@ from pipelines import Run, Workers, open_run
 from pipelines.curvature import read_curvature
 from pipelines.form_candidates import SAMPLE_DOCUMENTS
 from pipelines.gradients import shapes_of
-from pipelines.sample_queries import choose_queries
+from pipelines.store_sample import choose_queries
 from pipelines.stores import compare_forms
 
 ROOT = Path(__file__).parents[1]

@@ -152,10 +152,7 @@ def plan_batches(lengths: Sequence[int], token_budget: int, max_rows: int = 64) 
         Batches of row numbers, shortest rows first; every row once.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    least, cuts = (
-        [0.0],
-        [0],
-    )  # for the first n rows: the least cost, and where their last batch begins
+    least, cuts = [0.0], [0]  # of the first n rows: the cost, and where their last batch begins
     for end, longest in enumerate((lengths[i] for i in order), start=1):
         most = min(max_rows, max(1, token_budget // max(longest, 1)), end)
         costs = [

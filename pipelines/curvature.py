@@ -317,7 +317,7 @@ def _write_layer(config: RunConfig, base: FitSpec, name: str, parts: Sequence[st
     else:
         paths = [partial_path(base, p) for p in parts]
         squares, counts = sum_tensors(paths, name)
-        error = part_error(paths, name)
+        error = part_error(paths, name, squares.double() / counts["documents"])
         sums = fisher.EigenvalueSums(squares={name: squares}, documents=counts["documents"])
         layer = fisher.ekfac(basis, sums, name) if basis else fisher.diagonal(sums, name)
     tensors = {

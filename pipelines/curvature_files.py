@@ -109,16 +109,12 @@ def sum_tensors(paths: Sequence[Path], key: str) -> tuple[Tensor, dict[str, int]
     return total, counts
 
 
-def part_error(paths: Sequence[Path], key: str) -> SamplingError | None:
-    """What the scatter of a layer's partial sums says about their total; None of a single one."""
+def part_error(paths: Sequence[Path], key: str, mean: Tensor) -> SamplingError | None:
+    """What the scatter of a layer's partial sums says about their mean; None of a single one."""
     if len(paths) < 2:
         return None
-    squares, documents = [], []
-    for path in paths:
-        one, counts = sum_tensors([path], key)
-        squares.append(one)
-        documents.append(counts["documents"])
-    return sampling_error(squares, documents)
+    parts = (sum_tensors([path], key) for path in paths)
+    return sampling_error(((one, counts["documents"]) for one, counts in parts), mean)
 
 
 def read_error(paths: Sequence[Path]) -> dict[str, float] | None:

@@ -18,7 +18,7 @@ from pipelines.config import RunConfig, read_run
 from pipelines.report.terminal import print_trace
 from pipelines.run_folder import key_of, write_json
 from pipelines.runs import Run, build_run, open_traced
-from pipelines.stores import in_words
+from pipelines.stores import describe_fit
 from pipelines.trace import Query, Traced
 from pipelines.traces import TraceOptions, run_traces
 from pipelines.worker import language_model
@@ -170,7 +170,7 @@ def print_summary(run: Run, console: Console) -> None:
         f"{curvature['kind']}, {len(curvature['layers'])} layers; label noise of the mean "
         f"eigenvalue {curvature['label_noise']:.1%}",
     )
-    table.add_row("curvature's sample", in_words(curvature))
+    table.add_row("curvature's sample", describe_fit(curvature))
     if curvature["head_left_out"] is not None:
         table.add_row(
             "output head",

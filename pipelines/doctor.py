@@ -112,7 +112,7 @@ def _disk_and_memory(config: RunConfig, folder: Path) -> list[dict[str, str]]:
     found = []
     place = folder if folder.exists() else Path.cwd()
     free = shutil.disk_usage(place).free / 1e9
-    if free < config.store_gigabytes + 1:
+    if config.store_bytes is None and free < config.store_gigabytes + 1:
         found.append(
             _finding(
                 "error",

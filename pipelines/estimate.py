@@ -82,9 +82,11 @@ def estimate(
     curvature = share * (one_pass + 3 * one_pass + 2 * factors) + 2 * solve
     if config.curvature in ("ekfac", "diagonal"):
         curvature += share * (3 * one_pass + 2 * rotation)
+    from pipelines.gradient_files import NUMBER_BITS
     from pipelines.store_forms import budget_of
 
-    vector = min(parameters, budget_of(config, documents))
+    whole = parameters * NUMBER_BITS[config.store_dtype or "int8"] / 8
+    vector = whole if config.store == "full" else min(whole, budget_of(config, documents))
     stages = [("curvature", curvature), ("gradients", 2 * one_pass + 2 * rotation)]
     if config.train != "none":
         stages.insert(0, ("training", 3 * one_pass * config.epochs))

@@ -16,6 +16,7 @@ from pipelines.cluster import Workers
 from pipelines.config import RunConfig
 from pipelines.form_sample import FACTOR_DTYPES, FormSpec, Sampled, sample_forms
 from pipelines.gradient_files import NUMBER_BITS, IndexSpec, StoredForm
+from pipelines.store_sample import choose_documents
 
 SAMPLE_DOCUMENTS = 256
 """Documents on which forms are compared."""
@@ -48,50 +49,54 @@ class Candidate:
     """Share of the exact top documents that a search would pass on."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What the forms of a run are measured on."""
+
+    specs: Sequence[IndexSpec]
+    """All shards; their store is not needed."""
+    curvature: Mapping[str, LayerCurvature]
+    shapes: Mapping[str, tuple[int, int]]
+    """``(O, I)`` of every layer."""
+    queries: tuple[tuple[int, int], ...]
+    """Where the sample's queries stand."""
+
+    @property
+    def documents(self) -> int:
+        """Documents N of the run."""
+        return sum(len(spec.ids) for spec in self.specs)
+
+
 def compared(
-    specs: Sequence[IndexSpec],
-    curvature: Mapping[str, LayerCurvature],
-    shapes: Mapping[str, tuple[int, int]],
-    queries: Sequence[tuple[int, int]],
-    budgets: Sequence[int],
-    config: RunConfig,
-    workers: Workers,
+    run: Fitted, budgets: Sequence[int], config: RunConfig, workers: Workers
 ) -> list[Candidate]:
     """Measure every form at every budget against exact scores, on a sample.
 
     Args:
-        specs: All shards.
-        curvature: Every layer's curvature.
-        shapes: ``(O, I)`` of every layer.
-        queries: Where the sample's queries stand.
+        run: What to measure on.
         budgets: Bytes of a document's vector.
-        config: The run.
+        config: The run's settings.
         workers: Where to run.
 
     Returns:
         Candidates in the order of their bytes.
     """
-    documents = sum(len(spec.ids) for spec in specs)
-    every = np.unique(np.linspace(0, documents - 1, min(documents, SAMPLE_DOCUMENTS)).astype(int))
-    size = len(specs[0].ids)
-    rows: dict[int, list[int]] = {}
-    for row in every.tolist():
-        rows.setdefault(row // size, []).append(row)
-    has_values = all(layer.eigenvalues_OI is not None for layer in curvature.values())
+    shapes, documents = run.shapes, run.documents
+    has_values = all(layer.eigenvalues_OI is not None for layer in run.curvature.values())
     whole = sum(o * i for o, i in shapes.values())
     plain = config.store_dtype or "int8"
     is_dense = config.store == "auto" and NUMBER_BITS[plain] >= 8
     dense = sorted((b - SCALE) * 8 // NUMBER_BITS[plain] for b in budgets) if is_dense else []
     todo = [
         FormSpec(
-            spec=replace(specs[i], rows=tuple(own), queries=tuple(queries)),
+            spec=replace(spec, queries=run.queries),
             coordinates=tuple(n for n in dense if n < whole) if has_values else (),
             whole=is_dense,
             sides=tuple(sorted({side for b in dense if 0 < (side := _side(shapes, b)) <= SIDE})),
             seed=config.store_seed,
             separable=config.self_influence == "estimated",
         )
-        for i, own in rows.items()
+        for spec in choose_documents(run.specs, SAMPLE_DOCUMENTS)
     ]
     parts: list[Sampled] = workers.map(sample_forms, todo, "Comparing forms of the store")
     joined = _joined(parts)

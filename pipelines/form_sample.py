@@ -31,9 +31,8 @@ from influence.documents.preconditioner import (
 )
 from influence.documents.scores import whitened_queries
 from influence.documents.sketch import compress, full, low_rank_factors, probes, random_projection
-from influence.text import Batch
 from pipelines.gradient_files import IndexSpec, load_curvature
-from pipelines.sample_queries import sample_gradients
+from pipelines.store_sample import sample_gradients
 from pipelines.tokens import batches, read_chunks, shard_path
 from pipelines.worker import language_model, layers_of
 
@@ -81,19 +80,13 @@ def sample_forms(task: FormSpec) -> Sampled:
     loaded, layers = language_model(spec.model), layers_of(spec.model)
     curvature = load_curvature(spec.curvature, str(loaded.device))
     queries = _queries(spec.of_every_shard())
-    shapes = {x.name: _shape(queries[x.name]) for x in layers}
     kept = _kept(spec.curvature, str(loaded.device), spec.damping, task.coordinates)
+    shapes = {x.name: _shape(queries[x.name]) for x in layers}
     place = {name: i for i, name in enumerate(shapes)}
     wanted = {row: i for i, row in enumerate(spec.rows)}
-    count, asked = len(wanted), len(spec.queries)
-    exact_QN = torch.zeros(asked, count)
-    sizes = [("top-eigen", n) for n in task.coordinates] + [("random", p) for p in task.sides]
-    dense = {size: torch.zeros(asked, count) for size in sizes}
-    terms = {dtype: torch.zeros(len(layers), RANKS, asked, count) for dtype in FACTOR_DTYPES}
-    gain_LR = torch.zeros(len(layers), RANKS)
+    found = _zeros(task, len(layers), len(wanted))
     random = {p: random_projection(shapes, p, task.seed, task.separable) for p in task.sides}
     pairs = low_rank_factors(shapes, dict.fromkeys(shapes, RANKS), task.seed, task.separable)
-    columns_B = torch.zeros(0, dtype=torch.int64)
 
     def consume(name: str, inputs_BTI: Tensor, output_BTO: Tensor) -> None:
         layer, query_QOI = curvature[name], queries[name]
@@ -101,45 +94,60 @@ def sample_forms(task: FormSpec) -> Sampled:
         root_OI = inverse_root(layer, spec.damping)
         white_BOI = rotated_BOI if root_OI is None else rotated_BOI * root_OI
         white_QP, white_BP = query_QOI.flatten(1), white_BOI.flatten(1)
-        exact_QN.index_add_(1, columns_B, (white_QP @ white_BP.T).cpu())
+        _add(found.exact_QN, columns_B, white_QP @ white_BP.T)
         for size, flat_K in kept.get(name, {}).items():
-            part_QB = white_QP[:, flat_K] @ white_BP[:, flat_K].T
-            dense["top-eigen", size].index_add_(1, columns_B, part_QB.cpu())
+            _add(
+                found.dense["top-eigen", size],
+                columns_B,
+                white_QP[:, flat_K] @ white_BP[:, flat_K].T,
+            )
         if task.separable and root_OI is not None:
-            own_OI = document_scale(layer, spec.damping, True)
-            theirs_OI = query_scale(layer, spec.damping, True)
-            assert own_OI is not None
-            assert theirs_OI is not None
+            own_OI, theirs_OI = _separable(layer, spec.damping)
             white_BOI = rotated_BOI * own_OI
             query_QOI = query_QOI * (theirs_OI / root_OI.clamp_min(torch.finfo(root_OI.dtype).tiny))
         for side, sketch in random.items():
             part_QB = compress(sketch, name, query_QOI) @ compress(sketch, name, white_BOI).T
-            dense["random", side].index_add_(1, columns_B, part_QB.cpu())
+            _add(found.dense["random", side], columns_B, part_QB)
         left_BRO, right_BRI = of_matrices(
             white_BOI, probes(pairs, name).to(white_BOI), pairs.ranks[name]
         )
         rank = left_BRO.shape[1]
-        gain_LR[place[name], :rank] += right_BRI.square().sum(dim=(0, 2)).cpu()
-        for dtype, all_LRQN in terms.items():
+        found.gain_LR[place[name], :rank] += right_BRI.square().sum(dim=(0, 2)).cpu().numpy()
+        for dtype, terms_LRQN in found.factors.items():
             left, right = rounded(left_BRO, dtype), rounded(right_BRI, dtype)
-            part_RQB = torch.einsum("qoi,bro,bri->rqb", query_QOI, left, right).cpu()
-            all_LRQN[place[name], :rank].index_add_(2, columns_B, part_RQB)
+            part_RQB = torch.einsum("qoi,bro,bri->rqb", query_QOI, left, right)
+            _add(terms_LRQN[place[name], :rank], columns_B, part_RQB)
 
-    own = [
-        c for c in read_chunks(shard_path(Path(spec.tokens), spec.shard)) if c.document in wanted
-    ]
+    own = read_chunks(shard_path(Path(spec.tokens), spec.shard), wanted)
     for work in batches(own, loaded.pad_id, spec.token_budget):
-        batch: Batch = work.batch.to(loaded.device)
-        columns_B = torch.tensor([wanted[int(d)] for d in work.batch.document])
-        backward(loaded.model, layers, batch, consume)
+        columns_B = np.array([wanted[int(d)] for d in work.batch.document])
+        backward(loaded.model, layers, work.batch.to(loaded.device), consume)
     if task.whole:
-        dense["full", sum(o * i for o, i in shapes.values())] = exact_QN
+        found.dense["full", sum(o * i for o, i in shapes.values())] = found.exact_QN
+    return found
+
+
+def _zeros(task: FormSpec, layers: int, documents: int) -> Sampled:
+    shape = (len(task.spec.queries), documents)
+    sizes = [("top-eigen", n) for n in task.coordinates] + [("random", p) for p in task.sides]
     return Sampled(
-        exact_QN=exact_QN.numpy(),
-        dense={size: scores_QN.numpy() for size, scores_QN in dense.items()},
-        factors={dtype: all_LRQN.numpy() for dtype, all_LRQN in terms.items()},
-        gain_LR=gain_LR.numpy(),
+        exact_QN=np.zeros(shape, dtype=np.float32),
+        dense={size: np.zeros(shape, dtype=np.float32) for size in sizes},
+        factors={d: np.zeros((layers, RANKS, *shape), dtype=np.float32) for d in FACTOR_DTYPES},
+        gain_LR=np.zeros((layers, RANKS), dtype=np.float32),
     )
+
+
+def _add(scores: np.ndarray, columns_B: np.ndarray, part: Tensor) -> None:
+    """Add scores of some rows to their documents; a document may have several rows."""
+    np.add.at(scores.T, columns_B, part.cpu().numpy().T)
+
+
+def _separable(layer: LayerCurvature, damping: float) -> tuple[Tensor, Tensor]:
+    own_OI, theirs_OI = document_scale(layer, damping, True), query_scale(layer, damping, True)
+    assert own_OI is not None
+    assert theirs_OI is not None
+    return own_OI, theirs_OI
 
 
 def rounded(vectors_BRO: Tensor, dtype: str) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import gradients_store
@@ -13,12 +14,13 @@ from pipelines.config import RunConfig
 from pipelines.corpus import read_columns
 from pipelines.curvature import read_curvature
 from pipelines.errors import RunError
+from pipelines.form_candidates import Fitted
 from pipelines.gradient_files import IndexSpec, StoredForm, save_form
 from pipelines.gradient_steps import index_shard
 from pipelines.run_folder import Stage, key_of, seal
-from pipelines.sample_queries import choose_queries
 from pipelines.store_check import check_store
-from pipelines.store_forms import choose_form, in_words
+from pipelines.store_forms import choose_form, describe_choice
+from pipelines.store_sample import choose_queries
 from pipelines.tokens import shard_bytes
 from pipelines.worker import ModelSpec
 
@@ -46,15 +48,17 @@ def build_store(
     Returns:
         The sealed stage; the store itself is its subfolder ``store``.
     """
-    specs = plan_shards(config, corpus, tokens, curvature, model, None, None)
-    form, forms = choose(config, root, tokens, curvature, specs, workers)
+    run = fitted(config, corpus, tokens, curvature, model)
+    form, forms = choose_form(config, lambda key: Stage("forms", key, root), run, workers)
+    if forms is not None:
+        workers.console.print(describe_choice(forms, form))
     stage = Stage("gradients", store_key(config, curvature, form), root)
     if stage.is_sealed():
         return stage
     header = make_header(config, corpus, tokens, curvature, model, form)
     if not (stage.path / "sketch.safetensors").exists():
         save_form(stage.path / "sketch.safetensors", form)
-    specs = plan_shards(config, corpus, tokens, curvature, model, stage, header)
+    specs = [_stored(spec, stage, header) for spec in run.specs]
     done = gradients_store.sealed_shards(stage.path / "store", header)
     todo = [spec for spec in specs if spec.shard not in done]
     todo.sort(key=lambda spec: -shard_bytes(tokens.path, spec.shard))  # longest first
@@ -67,28 +71,22 @@ def build_store(
     return seal(stage, {**quality, **compared, "bytes": sum(s.bytes for s in shards.values())})
 
 
-def choose(
-    config: RunConfig,
-    root: Path,
-    tokens: Stage,
-    curvature: Stage,
-    specs: Sequence[IndexSpec],
-    workers: Workers,
-) -> tuple[StoredForm, Stage | None]:
-    """Decide what to keep of each gradient; where there is a choice, it is measured and said.
+def fitted(
+    config: RunConfig, corpus: Stage, tokens: Stage, curvature: Stage, model: ModelSpec
+) -> Fitted:
+    """What forms of a run's store are measured on.
 
     Returns:
-        The form of the store, and the sealed comparison; None where there was no choice.
+        Shards without a store, the curvature, and the sample's queries.
     """
     layers = read_curvature(curvature)
     shapes = shapes_of(curvature, layers)
-    queries = choose_queries(tokens, sum(o * i for o, i in shapes.values()))
-    form, comparison = choose_form(
-        config, lambda key: Stage("forms", key, root), specs, layers, shapes, queries, workers
+    return Fitted(
+        specs=plan_shards(config, corpus, tokens, curvature, model, None, None),
+        curvature=layers,
+        shapes=shapes,
+        queries=choose_queries(tokens, sum(o * i for o, i in shapes.values())),
     )
-    if comparison is not None:
-        workers.console.print(in_words(comparison, form))
-    return form, comparison
 
 
 def shapes_of(curvature: Stage, layers: Mapping[str, LayerCurvature]) -> dict[str, tuple[int, int]]:
@@ -173,15 +171,15 @@ def plan_shards(
     table = read_columns(corpus, ["id", "source", "language"])
     size = config.documents_per_shard
     columns = {n: table.column(n).to_pylist() for n in ("id", "source", "language")}
-    return [
+    specs = [
         IndexSpec(
             model=model,
             tokens=str(tokens.path),
             curvature=str(curvature.path),
             damping=config.damping,
-            sketch=str(stage.path / "sketch.safetensors") if stage else "",
-            store=str(stage.path / "store") if stage else "",
-            header=header,
+            sketch="",
+            store="",
+            header=None,
             shard=shard,
             first=shard * size,
             ids=tuple(columns["id"][shard * size : (shard + 1) * size]),
@@ -192,6 +190,14 @@ def plan_shards(
         )
         for shard in range(tokens.info()["shards"])
     ]
+    if stage is None or header is None:
+        return specs
+    return [_stored(spec, stage, header) for spec in specs]
+
+
+def _stored(spec: IndexSpec, stage: Stage, header: Header) -> IndexSpec:
+    sketch, store = stage.path / "sketch.safetensors", stage.path / "store"
+    return replace(spec, sketch=str(sketch), store=str(store), header=header)
 
 
 def open_checked(stage: Stage, header: Header) -> gradients_store.Store:

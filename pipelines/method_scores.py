@@ -291,7 +291,7 @@ def _state(spec: MethodSpec, number: int) -> State:
 
 
 def _query_gradients(model: ModelSpec, queries: Sequence[Query]) -> dict[str, Tensor]:
-    found = [differentiate(model, query).gradients for query in queries]
+    found = [differentiate(model, query) for query in queries]
     return {layer.name: torch.cat([g[layer.name] for g in found]) for layer in layers_of(model)}
 
 

@@ -1,34 +1,32 @@
-"""The gradient of what a query asks about: of its completion's loss, less that of its contrast."""
+"""What a query asks about: the loss of its completion, less that of its contrast."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from influence.documents.gradients import Forward, per_document_gradients
+from influence.documents.gradients import per_document_gradients
 from influence.documents.scores import contrast
+from influence.models import LanguageModel
 from influence.text import Chunk, collate, encode_query
 from pipelines.queries import Query
 from pipelines.worker import ModelSpec, language_model, layers_of
 
 
-@dataclass(frozen=True)
-class Differentiated:
-    """One query after its backward pass (two with a contrast)."""
+def encoded(loaded: LanguageModel, query: Query) -> list[Chunk]:
+    """The query's texts as tokens.
 
-    chunk: Chunk
-    """Prompt and completion."""
-    gradients: dict[str, Tensor]
-    """For each layer ``[1, O, I]``, of the completion's summed loss, less the contrast's; nats per
-    parameter unit."""
-    forward: Forward
-    """Losses of the completion."""
-    contrast_loss: float | None
-    """Summed loss of the contrast in nats; None without one."""
+    Args:
+        loaded: The model.
+        query: What to explain.
+
+    Returns:
+        Prompt and completion; and, where there is one, prompt and contrast.
+    """
+    texts = [query.completion] + ([] if query.contrast is None else [query.contrast])
+    return [encode_query(loaded.tokenizer, query.prompt, t, loaded.max_tokens) for t in texts]
 
 
-def differentiate(model: ModelSpec, query: Query) -> Differentiated:
+def differentiate(model: ModelSpec, query: Query) -> dict[str, Tensor]:
     """Differentiate one query.
 
     Args:
@@ -36,17 +34,14 @@ def differentiate(model: ModelSpec, query: Query) -> Differentiated:
         query: What to explain.
 
     Returns:
-        Its gradients and losses, on the model's device.
+        For each layer ``[1, O, I]`` on the model's device, of the completion's summed loss, less the
+        contrast's, in nats per parameter unit.
     """
     loaded, layers = language_model(model), layers_of(model)
-
-    def backward(completion: str) -> tuple[Chunk, dict[str, Tensor], Forward]:
-        chunk = encode_query(loaded.tokenizer, query.prompt, completion, loaded.max_tokens)
-        batch = collate([chunk], loaded.pad_id).to(loaded.device)
-        return chunk, *per_document_gradients(loaded.model, layers, batch)
-
-    chunk, gradients, forward = backward(query.completion)
-    if query.contrast is None:
-        return Differentiated(chunk, gradients, forward, None)
-    _, against, told = backward(query.contrast)
-    return Differentiated(chunk, contrast(gradients, against), forward, float(told.loss_B))
+    found = [
+        per_document_gradients(
+            loaded.model, layers, collate([chunk], loaded.pad_id).to(loaded.device)
+        )[0]
+        for chunk in encoded(loaded, query)
+    ]
+    return found[0] if len(found) == 1 else contrast(*found)

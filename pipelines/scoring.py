@@ -16,10 +16,11 @@ from torch import Tensor
 import gradients_store
 from influence.documents.gradients import Forward
 from influence.documents.scores import Solved, exact_scores, joined_directions, solve_queries
-from influence.text import Batch, Chunk, collate, encode_query, plan_batches
+from influence.text import Batch, Chunk, collate, plan_batches
 from pipelines.cluster import Workers
 from pipelines.gradient_files import IndexSpec, load_curvature, load_sketch
 from pipelines.queries import Query
+from pipelines.query_gradients import encoded
 from pipelines.run_folder import key_of
 from pipelines.tokens import read_chunks, read_table, shard_path, write_table
 from pipelines.worker import language_model, layers_of, naming_documents
@@ -83,10 +84,7 @@ def _solve(spec: IndexSpec, queries: tuple[Query, ...], stored: bool) -> SolvedB
 
     def each() -> Iterator[dict[str, Tensor]]:
         for query in queries:
-            texts = [query.completion] + ([] if query.contrast is None else [query.contrast])
-            own = [
-                encode_query(loaded.tokenizer, query.prompt, t, loaded.max_tokens) for t in texts
-            ]
+            own = encoded(loaded, query)
             batch = collate(own, loaded.pad_id).to(loaded.device)
             one = solve_queries(
                 loaded.model,
@@ -160,9 +158,10 @@ def score_documents(run: Traced, solved: SolvedBlock, rows: Collection[int]) -> 
     queries = len(solved.queries)
     scores_QLD = torch.zeros(queries, len(layers), len(wanted), dtype=torch.float64)
     loss_D = torch.zeros(len(wanted), dtype=torch.float64)
+    model = language_model(run.specs[0].model).model
+    ids = [i for spec in run.specs for i in spec.ids]
     for _, batch in chunk_batches(run, wanted):
-        with naming_documents([i for s in run.specs for i in s.ids], run.specs[0].first):
-            model = language_model(run.specs[0].model).model
+        with naming_documents(ids, run.specs[0].first):
             scored = exact_scores(model, layers, batch, solved.directions)
         columns = torch.tensor([wanted[int(d)] for d in batch.document])
         scores_QLD.index_add_(2, columns, scored.layers_QLB.double().cpu())

@@ -22,7 +22,7 @@ from pipelines.config import RunConfig
 from pipelines.errors import RunError
 from pipelines.gradient_files import IndexSpec, load_curvature, load_sketch
 from pipelines.run_folder import Stage
-from pipelines.sample_queries import choose_queries, sample_gradients
+from pipelines.store_sample import choose_documents, choose_queries, sample_gradients
 from pipelines.tokens import batches, read_chunks, shard_path
 from pipelines.worker import language_model, layers_of
 
@@ -48,14 +48,9 @@ def check_store(
     header = specs[0].header
     assert header is not None
     documents = header.n_documents
-    sample = np.unique(np.linspace(0, documents - 1, min(documents, SAMPLE_DOCUMENTS)).astype(int))
-    size = config.documents_per_shard
     shapes = load_sketch(specs[0].sketch).shapes.values()
     queries = choose_queries(tokens, sum(o * i for o, i in shapes))
-    rows: dict[int, list[int]] = {}
-    for row in sample.tolist():
-        rows.setdefault(row // size, []).append(row)
-    sampled = [replace(specs[i], rows=tuple(own), queries=queries) for i, own in rows.items()]
+    sampled = [replace(s, queries=queries) for s in choose_documents(specs, SAMPLE_DOCUMENTS)]
     parts = workers.map(score_sample, sampled, "Checking the store")
     exact_QN = np.concatenate([p[0] for p in parts], axis=1)
     stored_QN = np.concatenate([p[1] for p in parts], axis=1)

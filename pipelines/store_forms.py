@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from influence.documents.preconditioner import LayerCurvature
 from influence.documents.sketch import (
@@ -16,56 +17,51 @@ from influence.documents.sketch import (
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig
 from pipelines.errors import RunError
-from pipelines.form_candidates import SAMPLE_DOCUMENTS, SCALE, Candidate, compared, most_numbers
-from pipelines.gradient_files import NUMBER_BITS, IndexSpec, StoredForm
+from pipelines.form_candidates import (
+    SAMPLE_DOCUMENTS,
+    SCALE,
+    Candidate,
+    Fitted,
+    compared,
+    most_numbers,
+)
+from pipelines.gradient_files import NUMBER_BITS, StoredForm
 from pipelines.run_folder import Stage, key_of, seal
 
 
 def choose_form(
-    config: RunConfig,
-    root_of: Callable[[str], Stage],
-    specs: Sequence[IndexSpec],
-    curvature: Mapping[str, LayerCurvature],
-    shapes: Mapping[str, tuple[int, int]],
-    queries: Sequence[tuple[int, int]],
-    workers: Workers,
+    config: RunConfig, stage_of: Callable[[str], Stage], run: Fitted, workers: Workers
 ) -> tuple[StoredForm, Stage | None]:
     """Decide what a store keeps of each gradient, by measurement where there is a choice.
 
     Args:
-        config: The run.
-        root_of: Makes the stage of a key.
-        specs: All shards (their store is not needed).
-        curvature: Every layer's curvature.
-        shapes: ``(O, I)`` of every layer.
-        queries: Where the sample's queries stand.
+        config: The run's settings.
+        stage_of: Makes the stage of a key.
+        run: What to measure on.
         workers: Where to run.
 
     Returns:
         The form, and the sealed stage that holds the comparison; None where there was no choice.
     """
-    documents = sum(len(spec.ids) for spec in specs)
-    budget = budget_of(config, documents)
-    whole = sum(o * i for o, i in shapes.values())
-    simple = simple_form(config, curvature, shapes, budget)
+    budget = budget_of(config, run.documents)
+    simple = simple_form(config, run.curvature, run.shapes, budget)
     if simple is not None:
         return simple, None
-    stage = root_of(
+    stage = stage_of(
         key_of(
-            curvature=specs[0].curvature.rsplit("/", 1)[-1],
+            curvature=Path(run.specs[0].curvature).name,
             damping=config.damping,
             budget=budget,
             fidelity=config.store_fidelity,
             store=config.store,
             dtype=config.store_dtype,
-            side=config.store_seed,
+            seed=config.store_seed,
             separable=config.self_influence == "estimated",
         )
     )
     if not stage.is_sealed():
-        candidates = compared(
-            specs, curvature, shapes, queries, [*_curve(whole, budget), budget], config, workers
-        )
+        whole = sum(o * i for o, i in run.shapes.values())
+        candidates = compared(run, [*_curve(whole, budget), budget], config, workers)
         wanted = f"the most faithful form of at most {budget:,} bytes"
         if config.store_fidelity is not None:
             wanted = f"the smallest form with a rank agreement of {config.store_fidelity:g}"
@@ -77,14 +73,14 @@ def choose_form(
             stage,
             {
                 "wanted": wanted if reached else f"{wanted} (there is none; this is the nearest)",
-                "documents": min(documents, SAMPLE_DOCUMENTS),
-                "queries": len(queries),
+                "documents": min(run.documents, SAMPLE_DOCUMENTS),
+                "queries": len(run.queries),
                 "chosen": asdict(chosen),
                 "candidates": [asdict(c) for c in candidates],
             },
         )
     found = Candidate(**stage.info()["chosen"])
-    return StoredForm(sketch=_sketch(found, config, curvature, shapes), dtype=found.dtype), stage
+    return StoredForm(sketch=_sketch(found, config, run), dtype=found.dtype), stage
 
 
 def budget_of(config: RunConfig, documents: int) -> int:
@@ -128,7 +124,7 @@ def simple_form(
     return whole_form if config.store == "auto" and config.store_fidelity is None and fits else None
 
 
-def in_words(comparison: Stage, form: StoredForm) -> str:
+def describe_choice(comparison: Stage, form: StoredForm) -> str:
     """What was picked and why, in a sentence or two.
 
     Returns:
@@ -176,20 +172,15 @@ def pick(candidates: Sequence[Candidate], config: RunConfig, budget: int) -> Can
     return max(fitting, key=lambda c: c.spearman) if fitting else by_size[0]
 
 
-def _sketch(
-    chosen: Candidate,
-    config: RunConfig,
-    curvature: Mapping[str, LayerCurvature],
-    shapes: Mapping[str, tuple[int, int]],
-) -> Sketch:
+def _sketch(chosen: Candidate, config: RunConfig, run: Fitted) -> Sketch:
     separable = config.self_influence == "estimated"
     if chosen.kind == "factors":
-        return low_rank_factors(shapes, chosen.detail["ranks"], config.store_seed, separable)
+        return low_rank_factors(run.shapes, chosen.detail["ranks"], config.store_seed, separable)
     if chosen.kind == "random":
-        return random_projection(shapes, chosen.detail["side"], config.store_seed, separable)
+        return random_projection(run.shapes, chosen.detail["side"], config.store_seed, separable)
     if chosen.kind == "top-eigen":
-        return top_eigen(curvature, config.damping, chosen.detail["dimension"])
-    return full(shapes)
+        return top_eigen(run.curvature, config.damping, chosen.detail["dimension"])
+    return full(run.shapes)
 
 
 def _curve(whole: int, budget: int) -> list[int]:

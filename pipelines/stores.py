@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ from rich.table import Table
 
 import gradients_store
 from pipelines.cluster import Workers, bar
-from pipelines.curvature import read_curvature
 from pipelines.errors import RunError
 from pipelines.form_candidates import Candidate, compared
-from pipelines.gradients import plan_shards, shapes_of
+from pipelines.gradients import fitted
 from pipelines.run_folder import damaged_files
 from pipelines.runs import Run, open_run
-from pipelines.sample_queries import choose_queries
 
 
 def _store(run: Run) -> gradients_store.Store:
@@ -41,7 +39,7 @@ def info(name: str, folder: Path) -> dict[str, Any]:
         Plain values.
     """
     run = open_run(name, folder)
-    store, fitted = _store(run), run.curvature.info()
+    store, fit = _store(run), run.curvature.info()
     return {
         "folder": str(store.root),
         "documents": len(store),
@@ -51,8 +49,8 @@ def info(name: str, folder: Path) -> dict[str, Any]:
         "quality": dict(store.quality),
         "forms": run.gradients.info().get("forms") if run.gradients else None,
         "curvature": {
-            "documents": fitted["documents"],
-            "sampling_error": fitted.get("sampling_error"),
+            "documents": fit["documents"],
+            "sampling_error": fit.get("sampling_error"),
         },
     }
 
@@ -75,11 +73,10 @@ def compare_forms(
         Forms in the order of their bytes, with their fidelity to exact scores.
     """
     config = run.config.model_copy(update={"store": "auto", "store_dtype": None})
-    curvature = read_curvature(run.curvature)
-    shapes = shapes_of(run.curvature, curvature)
-    specs = plan_shards(config, run.corpus, run.tokens, run.curvature, run.model, None, None)
-    asked = queries or choose_queries(run.tokens, sum(o * i for o, i in shapes.values()))
-    return compared(specs, curvature, shapes, asked, budgets, config, workers)
+    found = fitted(config, run.corpus, run.tokens, run.curvature, run.model)
+    if queries is not None:
+        found = replace(found, queries=tuple(queries))
+    return compared(found, budgets, config, workers)
 
 
 def print_info(content: dict[str, Any], console: Console) -> None:
@@ -99,7 +96,7 @@ def print_info(content: dict[str, Any], console: Console) -> None:
         "vector": f"{header['dimension']:,} x {header['dtype']}, {header['sketch']}",
         "layers": f"{len(header['layers'])}: {header['layers'][0]} ... {header['layers'][-1]}",
         "curvature": f"{header['curvature_kind']}, damping {header['damping']} x mean eigenvalue",
-        "curvature's sample": in_words(content["curvature"]),
+        "curvature's sample": describe_fit(content["curvature"]),
         "fidelity to exact scores": _fidelity(quality),
         "recall of the search": _recall(quality),
         "model": header["model"],
@@ -133,7 +130,7 @@ def _compared(forms: dict[str, Any]) -> Table:
     return table
 
 
-def in_words(curvature: dict[str, Any]) -> str:
+def describe_fit(curvature: dict[str, Any]) -> str:
     """The sample that a curvature was fitted on, and the error that it implies.
 
     Args:

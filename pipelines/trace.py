@@ -44,7 +44,7 @@ from pipelines.scoring import (
 )
 from pipelines.worker import language_model, layers_of
 
-RERANKED = 64
+QUERIES_AT_ONCE = 64
 """Most queries that are traced at once: each candidate of one of them is scored for all of them."""
 
 Heat = dict[int, list[tuple[str, float, bool]]]
@@ -81,7 +81,7 @@ def trace(
     """
     everywhere = exact_everywhere(run, queries, workers) if how.exact or run.store is None else None
     start = 0
-    for block in blocks(run, queries, RERANKED):
+    for block in blocks(run, queries, QUERIES_AT_ONCE):
         clock = time.perf_counter
         begun = clock()
         solved = solve(run, block)

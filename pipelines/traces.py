@@ -20,7 +20,7 @@ from pipelines.errors import RunError
 from pipelines.report.trace_page import render_index, write_trace_page
 from pipelines.run_folder import new_file
 from pipelines.trace import (
-    RERANKED,
+    QUERIES_AT_ONCE,
     HowToTrace,
     Query,
     Traced,
@@ -176,6 +176,6 @@ def _schema(queries: Sequence[Query], layout: str) -> pa.Schema:
 
 def _from_store(run: Traced, queries: Sequence[Query]) -> Iterator[tuple[int, np.ndarray]]:
     assert run.store is not None
-    vectors = [query_vectors(solve(run, block)) for block in blocks(run, queries, RERANKED)]
+    vectors = [query_vectors(solve(run, block)) for block in blocks(run, queries, QUERIES_AT_ONCE)]
     for start, scores_Qb in gradients_store.all_scores(run.store, np.concatenate(vectors)):
         yield start, scores_Qb.astype(np.float64)

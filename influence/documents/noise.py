@@ -12,7 +12,7 @@ Axes: O layer outputs, I layer inputs (bias included).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,22 +60,23 @@ USUAL_DAMPING = 0.1
 """Of the mean eigenvalue; a fit does not know the damping that its results will be used with."""
 
 
-def sampling_error(squares_OI: Sequence[Tensor], documents: Sequence[int]) -> SamplingError:
+def sampling_error(parts: Iterable[tuple[Tensor, int]], mean_OI: Tensor) -> SamplingError:
     """How far one layer's eigenvalues would be others, had other documents been drawn.
 
     Args:
-        squares_OI: For each part of the documents, ``sum_n (Q_S^T G_n Q_A)^2``; at least two.
-        documents: Documents of each part.
+        parts: For each part of the documents ``sum_n (Q_S^T G_n Q_A)^2`` and how many they are; at
+            least two, of which one at a time is held.
+        mean_OI: Their total over all documents, ``Lambda``, in float64.
 
     Returns:
         The layer's error: of labels and documents together, with parts taken as independent draws.
     """
-    total = sum(documents)
-    mean_OI = torch.stack(list(squares_OI)).sum(dim=0).double() / total
     variance_OI = torch.zeros_like(mean_OI)
-    for part_OI, own in zip(squares_OI, documents, strict=True):
+    total = squared = 0
+    for part_OI, own in parts:
         variance_OI += (part_OI - own * mean_OI).square()
-    variance_OI /= total**2 - sum(own**2 for own in documents)  # unbiased for unequal parts
+        total, squared = total + own, squared + own**2
+    variance_OI /= total**2 - squared  # unbiased for unequal parts
     damped_OI = (mean_OI + USUAL_DAMPING * mean_OI.mean()).clamp_min(1e-150)
     kept_OI = mean_OI / damped_OI
     relative_OI = torch.where(mean_OI > 0, variance_OI / mean_OI.square(), 0.0)

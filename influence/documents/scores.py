@@ -134,7 +134,7 @@ def solve_queries(
         whitened_QOI = rotated_QOI if root_OI is None else rotated_QOI * root_OI
         own.append(whitened_QOI.square().sum(dim=(1, 2)))
         if sketch is not None:
-            scale_OI = query_scale(layer, factor, sketch.separable) if sketch.separable else root_OI
+            scale_OI = query_scale(layer, factor, sketch.separable)
             scaled_QOI = rotated_QOI if scale_OI is None else rotated_QOI * scale_OI
             vectors[name] = compress_query(sketch, name, scaled_QOI)
         solved[name] = rotated_back(

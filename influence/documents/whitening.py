@@ -156,13 +156,11 @@ def layer_rows(
     if layer.kept is None:
         rotated_BOI = rotate(layer.curvature, inputs_BTI, output_BTO)
         squared_norm_B = rotated_BOI.square().sum(dim=(1, 2))
-        scaled_BOI = layer.scaled(rotated_BOI)
-        own_B = scaled_BOI.square().sum(dim=(1, 2))
+        own_B = layer.self_influence(rotated_BOI) if whitening.sketch.separable else None
+        scaled_BOI = rotated_BOI if layer.scale_OI is None else rotated_BOI.mul_(layer.scale_OI)
         return LayerRows(
             vectors_BK=compress(whitening.sketch, name, scaled_BOI),
-            self_influence_B=layer.self_influence(rotated_BOI)
-            if whitening.sketch.separable
-            else own_B,
+            self_influence_B=scaled_BOI.square().sum(dim=(1, 2)) if own_B is None else own_B,
             squared_norm_B=squared_norm_B,
         )
     kept = layer.kept

@@ -5,8 +5,6 @@ import sys
 
 import pytest
 
-pytest.importorskip("matplotlib")
-
 from benchmarks import compression
 from pipelines import open_run
 from tests.pipelines.small import build, here, write_run

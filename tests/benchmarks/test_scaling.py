@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-pytest.importorskip("matplotlib")
-
 from benchmarks.scaling import __main__ as scaling
 from benchmarks.scaling.lines import line
 from benchmarks.scaling.plan import MODELS, Assumptions, plan, work_a_token

@@ -1,7 +1,12 @@
-"""The queries on which stores are judged: last quarters of documents, given what stands before them."""
+"""The sample on which stores are judged: documents spread over the corpus, and queries.
+
+Queries are the last quarters of documents, given what stands before them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,23 @@ from pipelines.tokens import read_chunks, shard_path
 from pipelines.worker import language_model, layers_of
 
 SAMPLE_QUERIES, SAMPLE_GIGABYTES = 16, 1.0
+
+
+def choose_documents(specs: Sequence[IndexSpec], most: int) -> list[IndexSpec]:
+    """Documents spread evenly over the corpus.
+
+    Args:
+        specs: All shards.
+        most: How many documents at most.
+
+    Returns:
+        The shards that hold one of them, with their ``rows``.
+    """
+    documents, size = sum(len(spec.ids) for spec in specs), len(specs[0].ids)
+    rows: dict[int, list[int]] = {}
+    for row in np.unique(np.linspace(0, documents - 1, min(documents, most)).astype(int)).tolist():
+        rows.setdefault(row // size, []).append(row)
+    return [replace(specs[shard], rows=tuple(own)) for shard, own in rows.items()]
 
 
 def choose_queries(
