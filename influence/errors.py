@@ -22,3 +22,7 @@ class GradientError(InfluenceError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class InputError(InfluenceError):
+    """An output cannot be attributed to its prompt as asked."""

@@ -1,0 +1,1 @@
+"""Where the heads look: one file a method."""

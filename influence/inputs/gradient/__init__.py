@@ -1,0 +1,1 @@
+"""How the output moves with the tokens' embeddings: one file a method."""

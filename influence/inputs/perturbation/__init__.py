@@ -1,0 +1,1 @@
+"""What the output loses without a part of the prompt: one file a method."""
