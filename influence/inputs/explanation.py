@@ -28,6 +28,8 @@ class Solution:
     """Such as `heldout_r2`, `lds`, `completeness_error`; None where it has no answer."""
     notes: tuple[str, ...] = ()
     """What a reader must know, such as a refusal; whole sentences."""
+    trusted: bool = True
+    """False: the method says itself that its scores should not be relied on; a note says why."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
