@@ -19,8 +19,10 @@ class Target:
 
 def target_value(target: Target, log_probs: Sequence[Tensor]) -> Tensor:
     """Value in nats."""
-    sums = [log_p[..., slice(*target.tokens) if target.tokens else slice(None)].sum(-1)
-            for log_p in log_probs[:1]] + [log_p.sum(-1) for log_p in log_probs[1:]]
+    sums = [
+        log_p[..., slice(*target.tokens) if target.tokens else slice(None)].sum(-1)
+        for log_p in log_probs[:1]
+    ] + [log_p.sum(-1) for log_p in log_probs[1:]]
     if target.kind == "contrast":
         return sums[0] - sums[1]
     if target.kind == "meaning":
