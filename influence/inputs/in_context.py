@@ -158,7 +158,7 @@ def label_flow(embedded: EmbeddedTarget, labels: Sequence[Unit]) -> LabelFlow:
     def visit(layer: int, weights_RHNN: Tensor, gradient_RHNN: Tensor) -> None:
         importance_NN = (weights_RHNN * gradient_RHNN)[0].sum(0).abs().double()
         sums_3 = (importance_NN * edges_3NN).sum((-2, -1))
-        flows[layer] = (sums_3 / edges_3NN.sum((-2, -1))).cpu()
+        flows[layer] = (sums_3 / edges_3NN.sum((-2, -1)).clamp_min(1)).cpu()
 
     value = attention_gradients(embedded, visit)
     flow_3L = torch.stack([flows[layer] for layer in sorted(flows)]).T.numpy()
