@@ -337,9 +337,7 @@ def assert_same_state(model, before):
         assert (requires_grad, grad) == before[2][name][1:] == (False, None)
 
 
-@pytest.mark.parametrize(
-    "method", [*GRADIENTS, *ATTENTIONS], ids=lambda module: module.METHOD.name
-)
+@pytest.mark.parametrize("method", [*GRADIENTS, *ATTENTIONS], ids=lambda module: module.METHOD.name)
 def test_model_and_hooks_are_as_before_after_success_and_after_an_exception(loaded, method):
     embedded = embedded_toy(loaded)
     ids = torch.arange(9)[None]
