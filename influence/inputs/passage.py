@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from influence.errors import InputError
+from influence.inputs.prompts import Messages, Prompt, write_prompt
+from influence.text import token_texts
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from influence.models import LanguageModel
 
 ALWAYS = -1
 """Unit of a token that is never removed."""
+TAIL_ANCHORS = ("\n", ".", "a")
+"""Put before a text that goes on from another while it is tokenised."""
+SEARCHED = 8
+"""Characters that are searched for a token's text, for each character not found before it."""
+Spans = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,53 +73,70 @@ class Passage:
 
 
 def read_passages(
-    loaded: LanguageModel, prompt: str, completions: Sequence[str]
+    loaded: LanguageModel, prompt: str | Messages, completions: Sequence[str]
 ) -> tuple[Passage, ...]:
     """Turn a prompt and its completions into passages that share the prompt's tokens.
 
+    The first completion is tokenised together with the prompt, and a token belongs to the side in
+    which it ends. Where another completion would change tokens of the prompt, it is tokenised by
+    itself and put after them.
+
     Args:
         loaded: The model.
-        prompt: What the model was given.
+        prompt: What the model was given: text, or the messages of a chat, each
+            `{"role": ..., "content": text}`. A chat is written by the tokenizer's template up to
+            where the assistant speaks; a last message of the role `assistant` is what it has begun
+            to say. Special tokens are added as the tokenizer does, but not where they are written.
         completions: What it said, and what it might have said.
 
     Returns:
         One passage a completion, whose first ``first`` tokens are the same in all.
 
     Raises:
-        InputError: If a text is empty or too long.
+        InputError: If a text is empty or too long, or the chat template cannot write the messages.
     """
-    if not prompt or not all(completions):
-        raise InputError("inputs: an empty prompt or completion, expected text in both.")
-    passages: list[Passage] = []
-    for completion in completions:
-        found = _read(loaded, prompt, completion)
-        if len(found.tokens) > loaded.max_tokens:
-            raise InputError(
-                f"inputs: {len(found.tokens)} tokens, at most {loaded.max_tokens} expected."
-            )
-        passages.append(found)
-    return tuple(passages)
+    completions = [completions] if isinstance(completions, str) else completions
+    if not completions or not all(completions):
+        raise InputError("inputs: an empty completion, expected text. Say what to explain.")
+    written = write_prompt(loaded.tokenizer, prompt)
+    for text in (written.text, *completions):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InputError(f"inputs: {text[:60]!r} has half a character, expected Unicode text.")
+    shared = _first_passage(loaded, written, completions[0])
+    others = [_next_passage(loaded, written, text, shared) for text in completions[1:]]
+    return shared, *others
 
 
-def _read(loaded: LanguageModel, prompt: str, completion: str) -> Passage:
-    encoded = loaded.tokenizer(
-        prompt + completion, return_offsets_mapping=True, return_special_tokens_mask=True
-    )
-    special_L = np.array(encoded["special_tokens_mask"], dtype=bool)
-    spans_L2 = np.array(encoded["offset_mapping"], dtype=np.int64)
-    while special_L[-1]:  # an end-of-text token that the tokenizer adds
-        special_L, spans_L2 = special_L[:-1], spans_L2[:-1]
-    count = len(special_L)
-    first = next(i for i in range(count) if not special_L[i] and spans_L2[i, 1] > len(prompt))
-    return Passage(
-        text=prompt + completion,
-        begin=len(prompt),
-        tokens=np.array(encoded["input_ids"][:count], dtype=np.int32),
-        spans_L2=spans_L2,
-        first=first,
-        fixed_L=special_L,
-        contents=(Unit(level="prompt", start=0, end=len(prompt)),),
-    )
+def context(
+    prompt: str | Messages, completion: str, span: tuple[int, int]
+) -> tuple[str | Messages, str]:
+    """Ask about a part of an output, with the output before it as part of the prompt.
+
+    Args:
+        prompt: What the model was given: text or messages.
+        completion: What it said.
+        span: First character of the part in the completion, and one past its last.
+
+    Returns:
+        The longer prompt, and the part of the completion.
+
+    Raises:
+        InputError: If the span is not in the completion.
+    """
+    start, end = span
+    if not 0 <= start < end <= len(completion):
+        raise InputError(
+            f"inputs: span {start} to {end} of the completion, expected 0 <= start < end <= "
+            f"{len(completion)}, its characters."
+        )
+    before, part = completion[:start], completion[start:end]
+    if isinstance(prompt, str):
+        return prompt + before, part
+    if not before:
+        return prompt, part
+    begun = prompt and prompt[-1].get("role") == "assistant"
+    kept, said = (prompt[:-1], prompt[-1]["content"]) if begun else (prompt, "")
+    return [*kept, {"role": "assistant", "content": said + before}], part
 
 
 def units_of_tokens(passage: Passage, units: Sequence[Unit]) -> np.ndarray:
@@ -131,3 +157,151 @@ def units_of_tokens(passage: Passage, units: Sequence[Unit]) -> np.ndarray:
     owner_L[passage.fixed_L] = ALWAYS
     owner_L[passage.first :] = ALWAYS
     return owner_L
+
+
+def _first_passage(loaded: LanguageModel, prompt: Prompt, completion: str) -> Passage:
+    text, begin = prompt.text + completion, len(prompt.text)
+    ids, spans, added = _tokenise(loaded.tokenizer, text, frame=not prompt.is_chat)
+    first = next((i for i in range(added, len(ids)) if spans[i][1] > begin), len(ids))
+    fixed = [
+        i < added or not _is_content(loaded.tokenizer, prompt, ids[i], spans[i])
+        for i in range(first)
+    ]
+    if all(fixed):
+        raise InputError(
+            f"inputs: prompt {prompt.text[-60:]!r} has no token of its own before the completion "
+            f"{completion[:60]!r}, expected at least one. Give a longer prompt."
+        )
+    return _passage(loaded, prompt, completion, ids, spans, fixed)
+
+
+def _next_passage(
+    loaded: LanguageModel, prompt: Prompt, completion: str, shared: Passage
+) -> Passage:
+    text, first = prompt.text + completion, shared.first
+    head, fixed = shared.tokens[:first].tolist(), shared.fixed_L[:first].tolist()
+    ids, spans, _ = _tokenise(loaded.tokenizer, text, frame=not prompt.is_chat)
+    if ids[:first] != head:
+        front = [(int(start), int(end)) for start, end in shared.spans_L2[:first]]
+        done = front[-1][1]
+        tail_ids, tail_spans = _tokenise_tail(loaded.tokenizer, text[done:])
+        ids = head + tail_ids
+        spans = front + [(start + done, end + done) for start, end in tail_spans]
+    return _passage(loaded, prompt, completion, ids, spans, fixed)
+
+
+def _passage(
+    loaded: LanguageModel,
+    prompt: Prompt,
+    completion: str,
+    ids: list[int],
+    spans: Spans,
+    fixed: list[bool],
+) -> Passage:
+    first = len(fixed)
+    if first == len(ids):
+        raise InputError(
+            f"inputs: completion {completion[:60]!r} has no token, expected at least one. The "
+            "tokenizer drops all of its characters: use others."
+        )
+    if len(ids) > loaded.max_tokens:
+        raise InputError(
+            f"inputs: {len(ids)} tokens ({first} of the prompt, {len(ids) - first} of the "
+            f"completion), expected at most {loaded.max_tokens}, the model's context. Shorten the "
+            "prompt or the completion."
+        )
+    return Passage(
+        text=prompt.text + completion,
+        begin=len(prompt.text),
+        tokens=np.array(ids, dtype=np.int32),
+        spans_L2=np.array(spans, dtype=np.int64),
+        first=first,
+        fixed_L=np.array(fixed + [False] * (len(ids) - first)),
+        contents=tuple(
+            Unit(
+                level="prompt" if part.role is None else "section",
+                start=part.start,
+                end=part.end,
+                label=part.role,
+            )
+            for part in prompt.parts
+        ),
+    )
+
+
+def _is_content(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, token: int, span: tuple[int, int]
+) -> bool:
+    # Does a token end in what the user wrote, and is it not a special token written there?
+    start, end = span
+    if token in tokenizer.all_special_ids or (
+        token in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[token].special
+    ):
+        written = tokenizer.convert_ids_to_tokens(token)  # an unknown word is not written so
+        if prompt.text[start:end].strip() == written:
+            return False
+    return any(part.start < end <= part.end for part in prompt.parts)
+
+
+def _tokenise(
+    tokenizer: PreTrainedTokenizerBase, text: str, frame: bool
+) -> tuple[list[int], Spans, int]:
+    # Ids, spans, and how many tokens the tokenizer put in front; what it puts behind is dropped.
+    plain = tokenizer(
+        text,
+        add_special_tokens=False,
+        return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,
+    )
+    ids = list(plain["input_ids"])
+    spans = plain["offset_mapping"] if tokenizer.is_fast else _spans_of(tokenizer, text, ids)
+    front = _front(tokenizer, text, ids) if frame else []
+    return front + ids, [(0, 0)] * len(front) + _filled(spans), len(front)
+
+
+def _front(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> list[int]:
+    # Tokens that the tokenizer puts in front, unless the text begins with them.
+    whole = list(tokenizer(text, verbose=False)["input_ids"])
+    at = next((i for i in range(len(whole)) if whole[i : i + len(ids)] == ids), 0)
+    return [] if ids[:at] == whole[:at] else whole[:at]
+
+
+def _tokenise_tail(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], Spans]:
+    # Tokens of a text that goes on from another: after a character that keeps to itself, because
+    # some tokenizers put a space before what they read first.
+    for before in TAIL_ANCHORS:
+        ids, spans, _ = _tokenise(tokenizer, before + text, frame=False)
+        at = next((i for i, (_, end) in enumerate(spans) if end > len(before)), len(ids))
+        if at < len(ids) and spans[at][0] >= len(before):
+            width = len(before)
+            return ids[at:], [(start - width, end - width) for start, end in spans[at:]]
+    ids, spans, _ = _tokenise(tokenizer, text, frame=False)
+    return ids, spans
+
+
+def _spans_of(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> Spans:
+    # Where tokens stand, for tokenizers that cannot say: their texts are found one after another.
+    # A token whose text is not found, as where letters were changed, shares the next one's span.
+    spans: Spans = []
+    done, missed = 0, 0
+    for piece in token_texts(tokenizer, ids):
+        at = text.find(piece, done) if piece else -1
+        if at < 0 or (text[done:at].strip() and at - done > SEARCHED * (missed + 1)):
+            spans.append((done, done))
+            missed += len(piece)
+            continue
+        spans.append((at, at + len(piece)))
+        done, missed = at + len(piece), 0
+    return spans
+
+
+def _filled(spans: Sequence[tuple[int, int]]) -> Spans:
+    # Tokens of a part of a character get the span of the next token that has one.
+    filled = list(spans)
+    for i in reversed(range(len(filled) - 1)):
+        if filled[i][0] == filled[i][1]:
+            filled[i] = (min(filled[i][0], filled[i + 1][0]), filled[i + 1][1])
+    for i in range(1, len(filled)):
+        if filled[i][0] == filled[i][1]:
+            filled[i] = filled[i - 1]
+    return filled
