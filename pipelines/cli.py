@@ -18,7 +18,7 @@ from rich.console import Console
 
 app = typer.Typer(
     name="influence",
-    help="Why did the language model say that? Trace an output to its training documents.",
+    help="Why did the language model say that? Training documents and words of the prompt behind it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -305,6 +305,132 @@ def _show(result: dict[str, Any], count: int) -> None:
         out.print()
     out.print(f"Page:   {result['page']}", soft_wrap=True, highlight=False)
     out.print(f"Scores: {result['folder']}/scores.parquet", soft_wrap=True, highlight=False)
+
+
+# -- inputs ---------------------------------------------------------------------------------------
+
+
+@app.command(
+    "inputs",
+    epilog="[bold]Examples[/bold]: influence inputs demo --prompt "
+    '"The capital of France is" --completion " Paris" --unit word\n\n'
+    "influence inputs ./my-model --texts questions.jsonl --method sparse,saliency --unit sentence",
+)
+def inputs_command(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A folder, hub id, .gguf file, LoRA adapter, or a run's name."
+        ),
+    ],
+    prompt: Annotated[str | None, typer.Option(help="What the model was given.")] = None,
+    completion: Annotated[
+        str | None, typer.Option(help="What it said; the output to explain (mind a leading space).")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="Explain the completion rather than this one.")
+    ] = None,
+    paraphrase: Annotated[
+        list[str] | None,
+        typer.Option(help="Other words for the completion (repeat); all count as one output."),
+    ] = None,
+    span: Annotated[
+        str | None,
+        typer.Option(help="Explain these words of the completion, or its characters START:END."),
+    ] = None,
+    before: Annotated[
+        bool, typer.Option("--before", help="What it said before the span counts as prompt too.")
+    ] = False,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="jsonl of many: prompt or messages, completion, contrast, id, ..."),
+    ] = None,
+    methods: Annotated[
+        str,
+        typer.Option("--method", help="Names such as occlusion,sparse,saliency; or all."),
+    ] = "occlusion",
+    unit: Annotated[
+        str,
+        typer.Option(help="token, word, phrase, sentence, paragraph, section, example or prompt."),
+    ] = "word",
+    target: Annotated[
+        str | None,
+        typer.Option(help="likelihood, contrast or meaning; default: what is given decides."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=2, help="Answers to sample where the target is meaning.")
+    ] = 16,
+    operator: Annotated[
+        str, typer.Option(help="Of a removed unit: delete, replace, mask, mean or noise.")
+    ] = "delete",
+    rows: Annotated[
+        int | None, typer.Option(min=2, help="Most prompts a method may evaluate.")
+    ] = None,
+    heldout: Annotated[
+        int, typer.Option(min=0, help="Random prompts on which methods are judged; 0: none.")
+    ] = 32,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Exact deletion and insertion curves (more prompts).")
+    ] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Show what every head looks at, unit by unit.")
+    ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Another model with this tokenizer: which heads look elsewhere?"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Where to write the page (one text).")] = None,
+    as_json: AsJson = False,
+    runs: Folder = Path("runs"),
+    workers: WorkerCount = None,
+    scheduler: Scheduler = None,
+) -> None:
+    """Which parts of the prompt made the model say it? Positive scores support the completion."""
+    from influence.inputs.explain import How, Question
+    from pipelines.cluster import Workers
+    from pipelines.input_models import find_model
+    from pipelines.input_questions import asked_of
+    from pipelines.inputs import InputsOptions, run_inputs
+
+    found = find_model(model, runs)
+    asked = asked_of(
+        {
+            "prompt": prompt,
+            "completion": completion,
+            "contrast": contrast,
+            "paraphrases": paraphrase,
+            "span": span,
+        },
+        texts,
+        Question(prompt="", completion="", unit=unit, before=before),
+    )
+    options = InputsOptions(
+        methods=methods,
+        how=How(operator=operator, rows=rows, heldout=heldout, curves=curves, seed=seed),
+        target=target,
+        samples=samples,
+        attention=attention,
+        compare=None if compare is None else find_model(compare, runs).spec,
+        html=html,
+    )
+    with Workers(workers, scheduler, console()) as pool:
+        for result in run_inputs(found.spec, asked, options, found.root, pool):
+            if as_json:
+                print(json.dumps(result, ensure_ascii=False))
+            else:
+                _show_inputs(result, len(asked))
+
+
+def _show_inputs(result: dict[str, Any], count: int) -> None:
+    from pipelines.report.inputs_terminal import print_inputs
+
+    out = Console()
+    print_inputs(result, out)
+    if count > 1:
+        out.print()
+    out.print(f"Page:   {result['page']}", soft_wrap=True, highlight=False)
+    out.print(f"Scores: {result['folder']}/units.parquet", soft_wrap=True, highlight=False)
 
 
 # -- evaluate -------------------------------------------------------------------------------------

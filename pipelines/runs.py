@@ -224,7 +224,7 @@ def _write_run(run: Run) -> None:
         "settings": run.config.model_dump(mode="json"),
         "stages": stages,
         "model": {**model, "name": run.model_name},
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions()},
     }
     with new_file(run.root / RUN_FILE) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
@@ -236,7 +236,12 @@ def _relative(source: str, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_absolute() and root in path.parents else source
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers.
+
+    Returns:
+        By name.
+    """
     found = {}
     for name in PACKAGES:
         try:

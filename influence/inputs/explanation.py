@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from influence.inputs.faithfulness import Faithfulness
 from influence.inputs.passage import Unit
+from influence.inputs.targets import Target
 
 SIGN = "positive: supports the output; without it the output would be less likely"
 
@@ -42,11 +44,13 @@ class Explanation:
     sign: str
     units: tuple[Unit, ...]
     solution: Solution
-    target: str
-    """What is explained, in words."""
+    target: Target
+    """What is explained."""
     value: float
     """Of the target with the whole prompt; nats."""
-    value_without: float | None
-    """Of the target with every unit removed; nats; None where it was not measured."""
+    value_without: float
+    """Of the target with every unit removed; nats."""
+    faithfulness: Faithfulness
+    """What masks that no method saw say of the scores."""
     forward_rows: int
     backward_rows: int
