@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from influence.errors import InputError
+from influence.inputs.attention import attention_x_gradient, rollout, weights
+from influence.inputs.gradient import (
+    gradient_shap,
+    input_x_gradient,
+    integrated_gradients,
+    saliency,
+    smoothgrad,
+)
 from influence.inputs.methods import Method
 from influence.inputs.perturbation import leave_one_out, occlusion, shapley
 from influence.inputs.surrogate import kernel_shap, lime, sparse, tree
@@ -22,6 +30,16 @@ METHODS: dict[str, Method] = {
         lime,
         sparse,
         tree,
+        # gradients
+        saliency,
+        integrated_gradients,
+        smoothgrad,
+        gradient_shap,
+        input_x_gradient,
+        # attention
+        rollout,
+        attention_x_gradient,
+        weights,
     )
 }
 """Every method by its name, in the order in which reports list them."""
