@@ -112,6 +112,15 @@ def test_weights_of_a_span_are_read_where_it_is_predicted(loaded):
     assert_matches(weights.attribute(embedded).scores_P, expected)
 
 
+def test_a_span_of_a_contrast_is_of_its_first_continuation(loaded):
+    embedded = embedded_toy(loaded, Target(kind="contrast", tokens=(1, 3)), ANSWERS[::2])
+    before = len(embedded.prompt_PD) - 1
+    expected = torch.zeros(embedded.mask_KN.shape, dtype=torch.float64)
+    expected[0, before + 1 : before + 3] = 0.5
+    expected[1, before : before + embedded.lengths[1]] = 1 / embedded.lengths[1]
+    assert_matches(embedded.read_KN, expected)
+
+
 def test_weights_of_one_predicting_position_add_up_to_one(loaded):
     found, _ = weights.attention_shares(embedded_toy(loaded, answers=ANSWERS[1:2]))
     assert found.shape == (2, 2, len(found[0, 0]))

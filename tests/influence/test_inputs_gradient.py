@@ -19,9 +19,10 @@ from influence.inputs.gradient import (
     saliency,
     smoothgrad,
 )
-from influence.inputs.gradient.embedded import embed_target, vocabulary_moments
+from influence.inputs.gradient.embedded import embed_target
 from influence.inputs.methods import TokenScores, solve_tokens, unit_scores
 from influence.inputs.passage import read_passages
+from influence.inputs.removal import embedding_moments
 from influence.inputs.targets import Target
 from influence.models import swap_conv1d
 from tests.toys import assert_matches, toy_gpt2, toy_language_model, toy_llama, toy_tokenizer
@@ -127,7 +128,7 @@ def test_saliency_matches_finite_differences(loaded):
 
 def test_integrated_gradients_add_up_in_float64(loaded):
     embedded = embedded_toy(loaded, token_budget=10**4)
-    mean_D, _ = vocabulary_moments(loaded)
+    mean_D, _ = embedding_moments(loaded)
     found = integrated_gradients.integrate(embedded, embedded.baseline(mean_D), tolerance=1e-8)
     total = log_probability(loaded, PROMPT, ANSWERS[0]).sum()
     assert found.measures["completeness_share"] <= 1e-8
@@ -140,7 +141,7 @@ def test_integrated_gradients_add_up_in_float64(loaded):
 
 def test_integrated_gradients_double_the_steps_until_the_error_passes(loaded):
     embedded = embedded_toy(loaded, token_budget=10**4)
-    mean_D, _ = vocabulary_moments(loaded)
+    mean_D, _ = embedding_moments(loaded)
     baseline_PD = embedded.baseline(mean_D)
     found = integrated_gradients.integrate(embedded, baseline_PD, tolerance=1e-6)
     steps = int(found.measures["steps"])
@@ -155,7 +156,7 @@ def test_integrated_gradients_double_the_steps_until_the_error_passes(loaded):
 def test_a_zero_baseline_on_rmsnorm_fails_completeness_and_says_so():
     embedded = embedded_toy(loaded_toy("llama"))
     zero = integrated_gradients.integrate(embedded, torch.zeros_like(embedded.prompt_PD), most=32)
-    mean_D, _ = vocabulary_moments(embedded.loaded)
+    mean_D, _ = embedding_moments(embedded.loaded)
     mean = integrated_gradients.integrate(embedded, embedded.baseline(mean_D), most=32)
     assert zero.measures["completeness_share"] > 0.1
     assert "Do not rely on them" in zero.notes[0]
@@ -167,7 +168,7 @@ def test_fixed_tokens_are_left_alone_by_baselines_and_noise():
     loaded = loaded_toy("llama", bos=True)
     embedded = embedded_toy(loaded)
     assert embedded.fixed_P.tolist() == [True] + [False] * (len(embedded.prompt_PD) - 1)
-    mean_D, _ = vocabulary_moments(loaded)
+    mean_D, _ = embedding_moments(loaded)
     assert torch.equal(embedded.baseline(mean_D)[0], embedded.prompt_PD[0])
     seen = []
     handle = loaded.model.model.register_forward_pre_hook(
@@ -192,7 +193,7 @@ def test_all_methods_agree_on_a_linear_model():
     weight_D = loaded.model.head.weight[a] - loaded.model.head.weight[b]
     expected_P = embedded.prompt_PD @ weight_D
     rows_PPD = embedded.prompt_PD.repeat(len(expected_P), 1, 1)
-    rows_PPD[range(len(expected_P)), range(len(expected_P))] = vocabulary_moments(loaded)[0]
+    rows_PPD[range(len(expected_P)), range(len(expected_P))] = embedding_moments(loaded)[0]
     whole = embedded.values(embedded.prompt_PD[None])
     left_out = whole - embedded.values(rows_PPD)
     assert_matches(left_out, expected_P)
@@ -209,7 +210,7 @@ def test_scores_match_captums_core(loaded):
     np.testing.assert_allclose(saliency.attribute(embedded).scores_P, oracle, rtol=1e-5)
     oracle = InputXGradient(embedded).attribute(prompt)[0].sum(-1).detach()
     np.testing.assert_allclose(input_x_gradient.attribute(embedded).scores_P, oracle, rtol=1e-5)
-    mean_D, _ = vocabulary_moments(loaded)
+    mean_D, _ = embedding_moments(loaded)
     found = integrated_gradients.attribute(embedded)
     oracle = IntegratedGradients(embedded).attribute(
         prompt, embedded.baseline(mean_D)[None], n_steps=int(found.measures["steps"])
@@ -221,7 +222,7 @@ def test_scores_match_captums_core(loaded):
 def test_random_methods_match_captums_core_within_their_standard_errors(loaded):
     # The oracles draw from the global state, which they must leave as it was for other tests.
     embedded = embedded_toy(loaded, token_budget=10**6)
-    mean_D, spread_D = vocabulary_moments(loaded)
+    mean_D, spread_D = embedding_moments(loaded)
     prompt = embedded.prompt_PD[None].clone().requires_grad_()
     state = np.random.get_state()
     with torch.random.fork_rng():
@@ -390,6 +391,16 @@ def test_an_adapter_takes_part():
         saliency.attribute(embedded_toy(adapted)).scores_P,
         saliency.attribute(embedded_toy(merged)).scores_P,
     )
+
+
+@pytest.mark.parametrize("method", [*GRADIENTS, *ATTENTIONS], ids=lambda module: module.METHOD.name)
+def test_a_model_in_training_is_read_without_dropout_and_stays_in_training(method):
+    loaded = loaded_toy("gpt2")
+    expected = method.attribute(embedded_toy(loaded)).scores_P
+    loaded.model.train()
+    loaded.model.transformer.h[0].eval()
+    assert_matches(method.attribute(embedded_toy(loaded)).scores_P, expected)
+    assert [block.training for block in loaded.model.transformer.h] == [False, True]
 
 
 def test_half_precision_scores_are_close(loaded):

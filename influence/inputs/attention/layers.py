@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from influence.errors import InputError
+from influence.inputs.evaluate import evaluating
 from influence.inputs.gradient.embedded import EmbeddedTarget
 from influence.inputs.passage import Passage
 from influence.models import LanguageModel
@@ -122,7 +123,7 @@ def read_whole(
         visit: As for `each_layer`, with R = 1 and N = all tokens of the passage.
     """
     ids_1N = torch.from_numpy(passage.tokens).long()[None].to(loaded.device)
-    with each_layer(loaded, visit):
+    with each_layer(loaded, visit), evaluating(loaded.model):
         loaded.model(
             input_ids=ids_1N,
             attention_mask=torch.ones_like(ids_1N),

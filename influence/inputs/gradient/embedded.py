@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from influence.documents.gradients import widened
 from influence.errors import InputError
+from influence.inputs.evaluate import TOKEN_BUDGET, evaluating
 from influence.inputs.passage import Passage
 from influence.inputs.targets import Target, target_value
 from influence.models import LanguageModel
-
-VOCABULARY_BLOCK = 8192
 
 
 @dataclass(kw_only=True)
@@ -70,14 +70,14 @@ class EmbeddedTarget:
             ],
             dim=1,
         )
-        logits_RTV = self.loaded.model(
-            inputs_embeds=rows_RND,
-            attention_mask=self.mask_KN.repeat(prompts, 1),
-            use_cache=False,
-            logits_to_keep=longest,
-        ).logits[:, -longest:]
-        if logits_RTV.dtype.itemsize < 4:
-            logits_RTV = logits_RTV.float()
+        with evaluating(self.loaded.model):
+            output = self.loaded.model(
+                inputs_embeds=rows_RND,
+                attention_mask=self.mask_KN.repeat(prompts, 1),
+                use_cache=False,
+                logits_to_keep=longest,
+            )
+        logits_RTV = widened(output.logits[:, -longest:])
         ids_RT1 = self.ids_KT.repeat(prompts, 1)[..., None]
         log_p_RT = logits_RTV.gather(-1, ids_RT1)[..., 0] - logits_RTV.logsumexp(-1)
         log_p_BKT = log_p_RT.view(prompts, continuations, longest)
@@ -101,13 +101,13 @@ class EmbeddedTarget:
     def read_KN(self) -> Tensor:
         """Where each continuation is read: its target's tokens' predicting positions, summing to 1.
 
-        A likelihood of some tokens reads the first continuation at those alone.
+        Where only some tokens of the first continuation count, it is read at those alone.
         """
         read_KN = torch.zeros(self.mask_KN.shape, dtype=torch.float64)
-        for row_N, length in zip(read_KN, self.lengths, strict=True):
-            begin, end = self.target.tokens or (0, length)
-            before = len(self.prompt_PD) - 1
-            row_N[before + begin : before + end] = 1 / (end - begin)
+        before = len(self.prompt_PD) - 1
+        for number, length in enumerate(self.lengths):
+            begin, end = (self.target.tokens if number == 0 else None) or (0, length)
+            read_KN[number, before + begin : before + end] = 1 / (end - begin)
         return read_KN.to(self.prompt_PD.device)
 
     def values(self, prompts_BPD: Tensor) -> Tensor:
@@ -153,7 +153,11 @@ class EmbeddedTarget:
 
     def baseline(self, mean_D: Tensor) -> Tensor:
         """The prompt `[P, D]` with one embedding in place of every token that is not fixed."""
-        return torch.where(self.fixed_P[:, None], self.prompt_PD, mean_D)
+        return torch.where(self.fixed_P[:, None], self.prompt_PD, mean_D.to(self.prompt_PD))
+
+    def width(self, spread_D: Tensor) -> Tensor:
+        """A standard deviation `[P, D]` for every token that is not fixed, and 0 for those."""
+        return torch.where(self.fixed_P[:, None], 0, spread_D.to(self.prompt_PD))
 
     def _count_backward(self, gradient_B: Tensor) -> None:
         self.passes.backward_calls += 1
@@ -164,7 +168,7 @@ def embed_target(
     loaded: LanguageModel,
     passages: Sequence[Passage],
     target: Target,
-    token_budget: int = 4096,
+    token_budget: int = TOKEN_BUDGET,
 ) -> EmbeddedTarget:
     """Look up a prompt and its continuations in the model's embeddings.
 
@@ -204,27 +208,6 @@ def embed_target(
         lengths=tuple(len(ids) for ids in said),
         token_budget=token_budget,
     )
-
-
-@torch.no_grad()
-def vocabulary_moments(loaded: LanguageModel) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the embeddings of all tokens.
-
-    Args:
-        loaded: The model.
-
-    Returns:
-        Two tensors `[D]`, in the embeddings' dtype; the sums are taken in float64.
-    """
-    embed = loaded.model.get_input_embeddings()  # type: ignore[operator]
-    ids = torch.arange(len(embed.weight), device=loaded.device)
-    sum_D = square_D = torch.zeros(1, dtype=torch.float64)
-    for block in ids.split(VOCABULARY_BLOCK):
-        rows_VD = embed(block).cpu().double()
-        sum_D, square_D = sum_D + rows_VD.sum(0), square_D + rows_VD.square().sum(0)
-    mean_D = sum_D / len(ids)
-    spread_D = (square_D / len(ids) - mean_D.square()).clamp_min(0).sqrt()
-    return mean_D.to(embed.weight), spread_D.to(embed.weight)
 
 
 def paired_normal(seed: int, rows: slice, like_PD: Tensor) -> Tensor:

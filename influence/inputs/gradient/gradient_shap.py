@@ -20,8 +20,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from influence.inputs.gradient.embedded import EmbeddedTarget, paired_normal, vocabulary_moments
+from influence.inputs.gradient.embedded import EmbeddedTarget, paired_normal
 from influence.inputs.methods import TokenMethod, TokenScores
+from influence.inputs.removal import embedding_moments
 
 PAIRS = 32
 
@@ -38,8 +39,8 @@ def attribute(embedded: EmbeddedTarget, seed: int = 0, *, pairs: int = PAIRS) ->
         Scores in nats, with their draws.
     """
     prompt_PD = embedded.prompt_PD
-    mean_D, spread_D = vocabulary_moments(embedded.loaded)
-    width_PD = spread_D * ~embedded.fixed_P[:, None]
+    mean_D, spread_D = embedding_moments(embedded.loaded)
+    width_PD = embedded.width(spread_D)
     centre_PD = embedded.baseline(mean_D)
     steps_S = np.random.default_rng([seed, pairs]).random(pairs).repeat(2)
     draws = []

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influence.inputs.gradient.embedded import EmbeddedTarget, vocabulary_moments
+from influence.inputs.gradient.embedded import EmbeddedTarget
 from influence.inputs.methods import TokenMethod, TokenScores
+from influence.inputs.removal import embedding_moments
 
 FEWEST, MOST = 8, 256
 TOLERANCE = 0.01
@@ -41,7 +42,7 @@ def attribute(embedded: EmbeddedTarget, seed: int = 0) -> TokenScores:
     Returns:
         As `integrate`.
     """
-    mean_D, _ = vocabulary_moments(embedded.loaded)
+    mean_D, _ = embedding_moments(embedded.loaded)
     return integrate(embedded, embedded.baseline(mean_D))
 
 

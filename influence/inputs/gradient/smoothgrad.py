@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import torch
 
-from influence.inputs.gradient.embedded import EmbeddedTarget, paired_normal, vocabulary_moments
+from influence.inputs.gradient.embedded import EmbeddedTarget, paired_normal
 from influence.inputs.methods import TokenMethod, TokenScores
+from influence.inputs.removal import embedding_moments
 
 PAIRS = 16
 NOISE = 0.15
@@ -42,8 +43,8 @@ def attribute(
         Scores, nats per unit of embedding, with their draws; `value` is that of the prompt itself.
     """
     prompt_PD = embedded.prompt_PD
-    _, spread_D = vocabulary_moments(embedded.loaded)
-    width_PD = noise * spread_D * ~embedded.fixed_P[:, None]
+    _, spread_D = embedding_moments(embedded.loaded)
+    width_PD = embedded.width(noise * spread_D)
     gradients = []
     for part in embedded.parts(2 * pairs):
         noise_BPD = width_PD * paired_normal(seed, part, prompt_PD)
