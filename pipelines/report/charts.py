@@ -110,6 +110,42 @@ def paired_bar(proponents: float, opponents: float, span: Span, label: str) -> M
     ).format(visible(label), Markup("").join(parts), f"{zero:.2f}", f"{zero:.2f}")
 
 
+def interval_bar(
+    value: float, interval: tuple[float, float] | None, span: Span, kind: str, label: str
+) -> Markup:
+    """One bar from the zero line, and its interval as a thin line over it.
+
+    Args:
+        value: Where the bar ends, of either sign.
+        interval: Low and high end; None: no line.
+        span: The range of all bars of the group; it holds the intervals.
+        kind: Colour class: pro, opp or much.
+        label: What the bar says, in words.
+
+    Returns:
+        An SVG element.
+    """
+    zero, end = span.at(0.0), span.at(value)
+    whisker = Markup("")
+    if interval:
+        low, high = (span.at(limit) for limit in interval)
+        whisker = Markup('<line class="whisker" x1="{}%" x2="{}%" y1="7" y2="7"/>').format(
+            f"{low:.2f}", f"{high:.2f}"
+        )
+    return Markup(
+        '<svg class="bar" role="img" aria-label="{}" width="100%" height="14">'
+        '<rect class="{}" x="{}%" y="2" width="{}%" height="10"/>{}'
+        '<line class="zero" x1="{z}%" x2="{z}%" y1="0" y2="100%"/></svg>'
+    ).format(
+        visible(label),
+        kind,
+        f"{min(zero, end):.2f}",
+        f"{abs(end - zero):.2f}",
+        whisker,
+        z=f"{zero:.2f}",
+    )
+
+
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Return round numbers between low and high, multiples of 1, 2 or 5 times a power of ten."""
     if not high > low:

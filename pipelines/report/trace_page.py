@@ -15,6 +15,7 @@ from pipelines.report import reading
 from pipelines.report.cards import cards
 from pipelines.report.characters import marked
 from pipelines.report.heat import LEVELS
+from pipelines.report.inputs_page import beside_documents
 from pipelines.report.numbers import count, is_number, percent, plain
 from pipelines.report.pages import page
 from pipelines.run_folder import new_file
@@ -43,9 +44,11 @@ def render_trace(trace: dict[str, Any]) -> str:
             f"report: this trace has format {trace['format']!r}, expected {TRACE_FORMAT}."
             " Run `influence trace` again to write it anew."
         )
-    query = trace.get("query") or {}
+    query, inputs = trace.get("query") or {}, beside_documents(trace)
     return page(
         "trace.html.j2",
+        *(["inputs.css"] if inputs else []),
+        inputs=inputs,
         title=reading.question(trace),
         trace=trace,
         query=query,
