@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from influence.inputs.choice import METHODS
+from influence.inputs.examples import find_examples
 from influence.inputs.explain import How, Prepared
 from influence.inputs.explanation import Explanation
 from influence.inputs.faithfulness import Faithfulness
+from influence.inputs.in_context import example_shares
 from influence.inputs.methods import MaskMethod
+from influence.inputs.passage import Unit
 from influence.inputs.table import Table, rows_of
 from influence.models import LanguageModel
 from pipelines.input_questions import Asked
@@ -56,6 +59,7 @@ def describe(
         "value_without": found[0].value_without,
         "tokens": _tokens(loaded, prepared, table),
         "explanations": [_explanation(prepared, one, how) for one in found],
+        "in_context": _examples(prepared, found[0]),
         "provenance": {
             **asdict(how),
             "evaluated_rows": table.rows,
@@ -80,6 +84,28 @@ def _target(prepared: Prepared) -> dict[str, Any]:
         "meanings": [list(group) for group in question.meanings],
         "shares": question.shares,
     }
+
+
+def _examples(prepared: Prepared, main: Explanation) -> list[dict[str, Any]]:
+    """What each demonstration did for the output, by the first method; none where there are none."""
+    passage, given = prepared.passages[0], prepared.question.examples
+    shown = [e for e in find_examples(passage, given) if e.answer is not None]
+    examples = [Unit(level="example", start=e.start, end=e.end, label=e.name) for e in shown]
+    inside = [any(e.start <= u.start and u.end <= e.end for e in examples) for u in main.units]
+    across = [any(u.start < e.end and e.start < u.end for e in examples) for u in main.units]
+    if not examples or inside != across:  # a unit is larger than an example
+        return []
+    return [
+        {
+            "label": "the rest" if share.example is None else share.example.label,
+            "text": ""
+            if share.example is None
+            else passage.text[share.example.start : share.example.end],
+            "score": share.score if main.unit == "nats" else None,
+            "share": share.share,
+        }
+        for share in example_shares(main, examples)
+    ]
 
 
 def _in_words(prepared: Prepared, span: list[int] | None) -> str:
@@ -152,7 +178,6 @@ def _measures(one: Explanation) -> dict[str, float | None]:
     found = one.faithfulness
     judged = {
         "lds": found.lds,
-        "completeness_error": found.completeness_error if one.unit == "nats" else None,
         "comprehensiveness": found.comprehensiveness_aopc,
         "sufficiency": found.sufficiency_aopc,
     }

@@ -50,8 +50,8 @@ from pipelines.input_maps import MapTask, describe_maps, draw_maps
 from pipelines.input_questions import Asked
 from pipelines.input_result import describe
 from pipelines.input_samples import with_meanings
-from pipelines.report.inputs_page import write_inputs_index, write_inputs_page
-from pipelines.run_folder import key_of, write_json
+from pipelines.report.inputs_page import render_inputs_index, write_inputs_page
+from pipelines.run_folder import key_of, new_file, write_json
 from pipelines.runs import versions
 from pipelines.worker import ModelSpec, language_model
 
@@ -111,15 +111,15 @@ class Planned:
 
     asked: Asked
     prepared: Prepared
-    folder: Path
-    """Of all that is computed of these tokens and units."""
+    parts: Path
+    """Folder of all that went through the model for these tokens and units."""
     result: Path
-    """Of this explanation, below ``folder``."""
+    """Folder of this explanation."""
 
     def scores_path(self, method: Method, seed: int) -> Path:
         """Where a gradient or attention method's scores lie."""
         key = key_of(target=asdict(self.prepared.target), seed=seed)
-        return self.folder / f"{method.name}-{key}.arrow"
+        return self.parts / f"{method.name}-{key}.arrow"
 
 
 def run_inputs(
@@ -146,7 +146,8 @@ def run_inputs(
             f"Inputs: --html {options.html} given for {len(asked)} texts, one was expected. Leave it "
             "out: each text's page is written beside its scores, and an index of all of them."
         )
-    asked = with_meanings(model, asked, options, root, workers)
+    samples = (options.samples, options.how.seed)
+    asked = with_meanings(model, asked, options.target, samples, root, workers)
     planned = [_plan(model, one, options, root) for one in asked]
     todo = [one for one in planned if not (one.result / RESULT).exists()]
     begun = time.perf_counter()
@@ -159,10 +160,11 @@ def run_inputs(
         result = json.loads((one.result / RESULT).read_text("utf-8"))
         result["folder"] = str(one.result)
         result["page"] = str(_write_page(one, result, options.html))
-        results.append(result)
+        results.append({**result, "id": one.result.name})  # the index links by folder name
         yield result
     if len(results) > 1:
-        write_inputs_index(results, root / "inputs" / "index.html")
+        with new_file(root / "inputs" / "index.html") as temporary:
+            temporary.write_text(render_inputs_index(results, "{id}/report.html"), "utf-8")
 
 
 def _write_page(one: Planned, result: dict[str, Any], path: Path | None) -> Path:
@@ -207,7 +209,7 @@ def _evaluate(
 
 def _steps(one: Planned, methods: Sequence[Method], how: How) -> np.ndarray:
     """Masks of the curves of all methods."""
-    table = read_parts(one.folder)
+    table = read_parts(one.parts)
     assert table is not None
     plain = replace(how, curves=False)
     found = [_explanation(one, method, table, plain).solution.scores_U for method in methods]
@@ -234,8 +236,12 @@ def _plan(model: ModelSpec, asked: Asked, options: InputsOptions, root: Path) ->
         attention=options.attention,
         compare=options.compare and options.compare.fingerprint,
     )
-    folder = root / "inputs" / key
-    return Planned(asked=asked, prepared=prepared, folder=folder, result=folder / result)
+    return Planned(
+        asked=asked,
+        prepared=prepared,
+        parts=root / "inputs" / "parts" / key,
+        result=root / "inputs" / f"{key}-{result}",
+    )
 
 
 def _mask_tasks(
@@ -243,7 +249,7 @@ def _mask_tasks(
 ) -> list[MaskTask]:
     """Tasks for the masks that no part holds yet."""
     packed = [row.tobytes() for row in np.packbits(wanted_MU, axis=1)]
-    table = read_parts(one.folder)
+    table = read_parts(one.parts)
     if table is not None:
         known = {row.tobytes() for row in np.packbits(table.kept_MU, axis=1)}
         packed = [row for row in packed if row not in known]
@@ -255,7 +261,7 @@ def _mask_tasks(
             operator=options.how.operator,
             seed=options.how.seed,
             kept=part,
-            path=str(one.folder / f"masks-{key_of(kept=[row.hex() for row in part])}.arrow"),
+            path=str(one.parts / f"masks-{key_of(kept=[row.hex() for row in part])}.arrow"),
             token_budget=options.token_budget,
         )
         for part in parts
@@ -359,7 +365,7 @@ def write_result(
     Returns:
         The result.
     """
-    table = read_parts(one.folder)
+    table = read_parts(one.parts)
     assert table is not None
     found = [_explanation(one, method, table, options.how) for method in methods]
     result = describe(language_model(model), one.asked, one.prepared, found, table, options.how)
