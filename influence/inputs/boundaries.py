@@ -33,7 +33,7 @@ LABEL = re.compile(
 """At the beginning of a line, such as `Context:`, `Question 3:` or `**Final answer**:`."""
 HEADINGS = (
     re.compile(r"^#{1,6}[ \t]+\S", re.MULTILINE),  # Markdown
-    re.compile(r"^[^\s-].*\n(?:==+|--+)[ \t]*$", re.MULTILINE),  # underlined
+    re.compile(r"(?:\A|(?<=\n\n))[^\s-][^\n]{0,60}(?<![.!?;,])\n(?:==+|--+)[ \t]*$", re.MULTILINE),
     re.compile(r"(?:\A|(?<=\n\n))\d+(?:\.\d+)*[.)]?[ \t]+[^\W\d][^\n]{0,60}(?<![.!?;,])(?=\n\n)"),
     re.compile(r"^\[[^\]\n]{1,40}\][ \t]*$", re.MULTILINE),  # such as [Document 2]
     re.compile(r"^<[A-Za-z][^<>\n]*>[ \t]*$", re.MULTILINE),  # an opening tag on its own line
@@ -88,8 +88,10 @@ def sections(text: str) -> list[str]:
     Returns:
         Its sections.
     """
-    begun = [match.start() for heading in (*HEADINGS, LABEL) for match in heading.finditer(text)]
-    return cut(text, begun + [match.end() for match in ENDINGS.finditer(text)])
+    found = [match.span() for heading in (*HEADINGS, LABEL) for match in heading.finditer(text)]
+    underlined = {end for _, end in found}
+    ended = [match.end() for match in ENDINGS.finditer(text) if match.end() not in underlined]
+    return cut(text, [*(start for start, _ in found), *ended])
 
 
 def paragraphs(text: str) -> list[str]:

@@ -69,8 +69,8 @@ def find_examples(passage: Passage, spans: Sequence[Span] | None = None) -> tupl
     found = _pairs(passage)
     for content in passage.contents:
         if not found:
-            found = _blocks(passage.text, content.start, content.end)
-            found = found and _with_query(passage.text, content.end, found)
+            blocks = _blocks(passage.text[content.start : content.end])
+            found = [_moved(block, content.start) for block in blocks]
     return _covered(passage, found) if found else ()
 
 
@@ -83,9 +83,11 @@ def _given(passage: Passage, spans: Sequence[Span]) -> tuple[Example, ...]:
                 f"inputs: example of characters {start} to {end}, expected disjoint parts of the "
                 f"prompt, which has characters 0 to {passage.begin}."
             )
-    text = passage.text
-    found = [_example(text, span, _marks(LABEL, text, *span)) for span in ordered]
-    return _covered(passage, found)
+    found = []
+    for start, end in ordered:
+        words = passage.text[start:end]
+        found.append(_moved(_example(words, (0, len(words)), _marks(LABEL, words)), start))
+    return _covered(passage, found) if found else ()
 
 
 def _pairs(passage: Passage) -> list[Example]:
@@ -103,24 +105,26 @@ def _pairs(passage: Passage) -> list[Example]:
     ]
 
 
-def _blocks(text: str, begin: int, end: int) -> list[Example]:
+def _blocks(text: str) -> list[Example]:
     # Blocks with the same labels in the same order, else lines with an arrow.
     for pattern in (LABEL, INLINE_LABEL):
-        marks = _marks(pattern, text, begin, end)
+        marks = _marks(pattern, text)
         counts = Counter(mark.key for mark in marks)
         marks = [mark for mark in marks if counts[mark.key] > 1]
-        for at, mark in enumerate(marks):
-            keys = [other.key for other in marks[at:]]
-            width = (keys.index(mark.key, 1)) if mark.key in keys[1:] else 0
-            if width > 1 and (found := _cycles(text, end, marks[at:], keys, width)):
-                return found
-        if len(counts) and (found := _labelled_paragraphs(text, begin, end, marks)):
-            return found
-    return _arrows(text, begin, end)
+        for at in range(len(marks)):
+            if found := _cycles(text, marks[at:]):
+                return _with_query(text, found)
+        if found := _labelled_paragraphs(text, marks):
+            return _with_query(text, found)
+    return _arrows(text)
 
 
-def _cycles(text: str, end: int, marks: list[_Mark], keys: list[str], width: int) -> list[Example]:
-    # Blocks of `width` labels each; the last may lack some.
+def _cycles(text: str, marks: list[_Mark]) -> list[Example]:
+    # Blocks with the labels up to the second one like the first; the last block may lack some.
+    keys = [mark.key for mark in marks]
+    width = keys.index(keys[0], 1) if keys[0] in keys[1:] else 0
+    if width < 2:
+        return []
     starts = [0]
     while keys[starts[-1] : starts[-1] + width] == keys[:width]:
         starts.append(starts[-1] + width)
@@ -130,55 +134,56 @@ def _cycles(text: str, end: int, marks: list[_Mark], keys: list[str], width: int
     if len(starts) < 3:
         return []
     groups = [marks[first:last] for first, last in pairwise(starts)]
-    borders = [group[0].start for group in groups]
-    after = marks[starts[-1]].start if starts[-1] < len(marks) else end
-    blank = BLANK_LINE.search(text, groups[-1][-1].end, after)
-    has_answer = blank and text[groups[-1][-1].end : blank.start()].strip()
-    if blank and has_answer and len(groups[-1]) == width:
-        after = blank.end()
-    return [
-        _example(text, span, group)
-        for span, group in zip(pairwise([*borders, after]), groups, strict=True)
-    ]
+    end = marks[starts[-1]].start if starts[-1] < len(marks) else len(text)
+    blank = BLANK_LINE.search(text, groups[-1][-1].end, end)
+    if blank and text[groups[-1][-1].end : blank.start()].strip() and len(groups[-1]) == width:
+        end = blank.end()
+    spans = pairwise([*(group[0].start for group in groups), end])
+    found = [_example(text, span, group) for span, group in zip(spans, groups, strict=True)]
+    if len(groups[-1]) < width:
+        asked = _bare(text, groups[-1][0].end, end)
+        found[-1] = replace(found[-1], question=asked, answer=None)
+    return found
 
 
-def _labelled_paragraphs(text: str, begin: int, end: int, marks: list[_Mark]) -> list[Example]:
+def _labelled_paragraphs(text: str, marks: list[_Mark]) -> list[Example]:
     # Paragraphs with the same single label after other words.
     found: list[Example] = []
-    borders = [match.end() for match in BLANK_LINE.finditer(text, begin, end)]
-    for span in pairwise([begin, *borders, end]):
+    borders = [match.end() for match in BLANK_LINE.finditer(text)]
+    for span in pairwise([0, *borders, len(text)]):
         inside = [mark for mark in marks if span[0] <= mark.start < span[1]]
         if len(inside) == 1 and text[span[0] : inside[0].start].strip():
             found.append(_example(text, span, inside))
     return found if len(found) > 1 else []
 
 
-def _arrows(text: str, begin: int, end: int) -> list[Example]:
+def _arrows(text: str) -> list[Example]:
     # The last lines of the text, of which the very last has nothing after its arrow.
     lines: list[re.Match[str]] = []
-    for line in reversed(list(ARROW.finditer(text, begin, end))):
-        if text[line.end() : lines[0].start() if lines else end].strip():
+    for line in reversed(list(ARROW.finditer(text))):
+        if text[line.end() : lines[0].start() if lines else len(text)].strip():
             break
         lines.insert(0, line)
     found = [
         _example(text, line.span(), [_Mark("", line.end("input"), line.start("label"))])
         for line in lines
     ]
-    return found if len(found) > 1 and found[-1].answer is None else []
+    is_asked = len(found) > 1 and found[-1].answer is None
+    return _with_query(text, found) if is_asked else []
 
 
-def _with_query(text: str, end: int, found: list[Example]) -> list[Example]:
+def _with_query(text: str, found: list[Example]) -> list[Example]:
     # The last block is the query, unless text or a line break stands after its answer.
     last = found[-1]
-    if text[last.end : end].strip() or (last.answer and "\n" in text[last.answer[1] : end]):
+    if text[last.end :].strip() or (last.answer and "\n" in text[last.answer[1] :]):
         return found
     return [*found[:-1], replace(last, name=QUERY, answer=None)]
 
 
-def _marks(pattern: re.Pattern[str], text: str, begin: int, end: int) -> list[_Mark]:
+def _marks(pattern: re.Pattern[str], text: str) -> list[_Mark]:
     return [
         _Mark(re.sub(r"\d+", "#", match["label"].casefold()), match.start(), match.end())
-        for match in pattern.finditer(text, begin, end)
+        for match in pattern.finditer(text)
     ]
 
 
@@ -187,14 +192,27 @@ def _example(text: str, span: Span, marks: list[_Mark]) -> Example:
     start, end = span
     if not marks:
         return Example(start=start, end=end, name=EXAMPLE, question=_bare(text, start, end))
-    labelled = len(marks) > 1 and not text[start : marks[0].start].strip()
+    is_labelled = len(marks) > 1 and not text[start : marks[0].start].strip()
     answer = _bare(text, marks[-1].end, end)
     return Example(
         start=start,
         end=end,
         name=EXAMPLE,
-        question=_bare(text, marks[0].end if labelled else start, marks[-1].start),
+        question=_bare(text, marks[0].end if is_labelled else start, marks[-1].start),
         answer=answer if answer[0] < answer[1] else None,
+    )
+
+
+def _moved(example: Example, offset: int) -> Example:
+    def moved(span: Span | None) -> Span | None:
+        return span and (span[0] + offset, span[1] + offset)
+
+    return replace(
+        example,
+        start=example.start + offset,
+        end=example.end + offset,
+        question=moved(example.question),
+        answer=moved(example.answer),
     )
 
 

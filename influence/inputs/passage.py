@@ -6,7 +6,7 @@ Axes: L tokens of the passage, T tokens of the completion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,9 +57,10 @@ class Passage:
     first: int
     """First token of the completion; tokens from here on are predicted and never removed."""
     fixed_L: np.ndarray
-    """`[L]`, bool: never removed, such as a begin-of-text token or a chat template's words."""
+    """`[L]`, bool: never removed: special tokens and a chat template's words."""
     contents: tuple[Unit, ...]
-    """Parts of the prompt that a user wrote: one for plain text, one for each message of a chat."""
+    """What a user wrote: plain text, or each message of a chat; parted at special tokens that are
+    written there, without white space between those."""
 
     @property
     def prompt(self) -> str:
@@ -102,9 +103,11 @@ def read_passages(
     for text in (written.text, *completions):
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InputError(f"inputs: {text[:60]!r} has half a character, expected Unicode text.")
-    shared = _first_passage(loaded, written, completions[0])
-    others = [_next_passage(loaded, written, text, shared) for text in completions[1:]]
-    return shared, *others
+    shared = _read_first(loaded.tokenizer, written, completions[0])
+    passages = (shared, *(_read_next(loaded.tokenizer, shared, text) for text in completions[1:]))
+    for passage in passages:
+        _check(passage, loaded.max_tokens)
+    return passages
 
 
 def context(
@@ -159,88 +162,96 @@ def units_of_tokens(passage: Passage, units: Sequence[Unit]) -> np.ndarray:
     return owner_L
 
 
-def _first_passage(loaded: LanguageModel, prompt: Prompt, completion: str) -> Passage:
+def _read_first(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str) -> Passage:
     text, begin = prompt.text + completion, len(prompt.text)
-    ids, spans, added = _tokenise(loaded.tokenizer, text, frame=not prompt.is_chat)
+    ids, spans, added = _tokenise(tokenizer, text, frame=not prompt.is_chat)
     first = next((i for i in range(added, len(ids)) if spans[i][1] > begin), len(ids))
-    fixed = [
-        i < added or not _is_content(loaded.tokenizer, prompt, ids[i], spans[i])
+    special = [
+        i < added or _is_special(tokenizer, ids[i], text[slice(*spans[i])]) for i in range(first)
+    ]
+    contents = _contents(prompt, spans[:first], special)
+    fixed_L = np.zeros(len(ids), bool)
+    fixed_L[:first] = [
+        special[i] or not any(unit.start < spans[i][1] <= unit.end for unit in contents)
         for i in range(first)
     ]
-    if all(fixed):
-        raise InputError(
-            f"inputs: prompt {prompt.text[-60:]!r} has no token of its own before the completion "
-            f"{completion[:60]!r}, expected at least one. Give a longer prompt."
-        )
-    return _passage(loaded, prompt, completion, ids, spans, fixed)
-
-
-def _next_passage(
-    loaded: LanguageModel, prompt: Prompt, completion: str, shared: Passage
-) -> Passage:
-    text, first = prompt.text + completion, shared.first
-    head, fixed = shared.tokens[:first].tolist(), shared.fixed_L[:first].tolist()
-    ids, spans, _ = _tokenise(loaded.tokenizer, text, frame=not prompt.is_chat)
-    if ids[:first] != head:
-        front = [(int(start), int(end)) for start, end in shared.spans_L2[:first]]
-        done = front[-1][1]
-        tail_ids, tail_spans = _tokenise_tail(loaded.tokenizer, text[done:])
-        ids = head + tail_ids
-        spans = front + [(start + done, end + done) for start, end in tail_spans]
-    return _passage(loaded, prompt, completion, ids, spans, fixed)
-
-
-def _passage(
-    loaded: LanguageModel,
-    prompt: Prompt,
-    completion: str,
-    ids: list[int],
-    spans: Spans,
-    fixed: list[bool],
-) -> Passage:
-    first = len(fixed)
-    if first == len(ids):
-        raise InputError(
-            f"inputs: completion {completion[:60]!r} has no token, expected at least one. The "
-            "tokenizer drops all of its characters: use others."
-        )
-    if len(ids) > loaded.max_tokens:
-        raise InputError(
-            f"inputs: {len(ids)} tokens ({first} of the prompt, {len(ids) - first} of the "
-            f"completion), expected at most {loaded.max_tokens}, the model's context. Shorten the "
-            "prompt or the completion."
-        )
     return Passage(
-        text=prompt.text + completion,
-        begin=len(prompt.text),
+        text=text,
+        begin=begin,
         tokens=np.array(ids, dtype=np.int32),
-        spans_L2=np.array(spans, dtype=np.int64),
+        spans_L2=np.array(spans, dtype=np.int64).reshape(-1, 2),
         first=first,
-        fixed_L=np.array(fixed + [False] * (len(ids) - first)),
-        contents=tuple(
-            Unit(
-                level="prompt" if part.role is None else "section",
-                start=part.start,
-                end=part.end,
-                label=part.role,
-            )
-            for part in prompt.parts
-        ),
+        fixed_L=fixed_L,
+        contents=contents,
     )
 
 
-def _is_content(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, token: int, span: tuple[int, int]
-) -> bool:
-    # Does a token end in what the user wrote, and is it not a special token written there?
-    start, end = span
-    if token in tokenizer.all_special_ids or (
-        token in tokenizer.added_tokens_decoder and tokenizer.added_tokens_decoder[token].special
-    ):
-        written = tokenizer.convert_ids_to_tokens(token)  # an unknown word is not written so
-        if prompt.text[start:end].strip() == written:
-            return False
-    return any(part.start < end <= part.end for part in prompt.parts)
+def _read_next(tokenizer: PreTrainedTokenizerBase, shared: Passage, completion: str) -> Passage:
+    text, first = shared.prompt + completion, shared.first
+    head = shared.tokens[:first].tolist()
+    front = [(int(start), int(end)) for start, end in shared.spans_L2[:first]]
+    added = sum(start == end for start, end in front)
+    ids, spans, _ = _tokenise(tokenizer, text, frame=False)
+    ids, spans = head[:added] + ids, front[:added] + spans
+    if ids[:first] != head:
+        done = front[-1][1]
+        tail_ids, tail_spans = _tokenise_tail(tokenizer, text[done:])
+        ids = head + tail_ids
+        spans = front + [(start + done, end + done) for start, end in tail_spans]
+    return replace(
+        shared,
+        text=text,
+        tokens=np.array(ids, dtype=np.int32),
+        spans_L2=np.array(spans, dtype=np.int64),
+        fixed_L=np.append(shared.fixed_L[:first], np.zeros(len(ids) - first, bool)),
+    )
+
+
+def _check(passage: Passage, max_tokens: int) -> None:
+    count, first = len(passage.tokens), passage.first
+    said = repr(passage.completion[:60])
+    if passage.fixed_L[:first].all():
+        raise InputError(
+            f"inputs: prompt {passage.prompt[-60:]!r} has no token of its own before the "
+            f"completion {said}, expected at least one that is neither a special token nor white "
+            "space beside one. Give a longer prompt."
+        )
+    if first == count:
+        raise InputError(
+            f"inputs: completion {said} has no token, expected at least one. The tokenizer drops "
+            "all of its characters: use others."
+        )
+    if count > max_tokens:
+        raise InputError(
+            f"inputs: {count} tokens ({first} of the prompt, {count - first} of the completion), "
+            f"expected at most {max_tokens}, the model's context. Shorten the prompt or the "
+            "completion."
+        )
+
+
+def _is_special(tokenizer: PreTrainedTokenizerBase, token: int, words: str) -> bool:
+    # Is a special token written there? An unknown word has one that is written differently.
+    added = tokenizer.added_tokens_decoder
+    return words.strip() == tokenizer.convert_ids_to_tokens(token) and (
+        token in tokenizer.all_special_ids or (token in added and added[token].special)
+    )
+
+
+def _contents(prompt: Prompt, spans: Spans, special: list[bool]) -> tuple[Unit, ...]:
+    # What a user wrote, parted at special tokens, as far as it has words and tokens.
+    tokens = list(zip(spans, special, strict=True))
+    contents = []
+    for part in prompt.parts:
+        inside = [(span, cuts) for span, cuts in tokens if part.start < span[1] <= part.end]
+        edges = [part.start, *(place for span, cuts in inside if cuts for place in span), part.end]
+        level = "prompt" if part.role is None else "section"
+        contents += [
+            Unit(level=level, start=start, end=end, label=part.role)
+            for start, end in zip(edges[::2], edges[1::2], strict=True)
+            if prompt.text[start:end].strip()
+            and any(start < stop <= end for (_, stop), cuts in inside if not cuts)
+        ]
+    return tuple(contents)
 
 
 def _tokenise(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -37,16 +36,6 @@ Tree = dict[str, tuple[Unit, ...]]
 """The units of each of `LEVELS`."""
 
 
-@dataclass(frozen=True)
-class _Stretch:
-    """Text that a user wrote, with no special token in it."""
-
-    start: int
-    end: int
-    role: str | None
-    atoms: tuple[Span, ...]
-
-
 def split_units(
     loaded: LanguageModel,
     passage: Passage,
@@ -68,7 +57,7 @@ def split_units(
         headings, one unit covers it.
 
     Raises:
-        InputError: If the level is unknown, or the prompt has nothing but special tokens.
+        InputError: If the level is unknown, or examples are not in the prompt.
     """
     if level not in LEVELS:
         nearest = get_close_matches(level.lower(), LEVELS, n=1, cutoff=0.4)
@@ -91,15 +80,9 @@ def unit_tree(
         The units of each of `LEVELS`, from the finest; each lies in one of the next level.
 
     Raises:
-        InputError: If the prompt has nothing but special tokens.
+        InputError: If examples are not in the prompt.
     """
-    stretches = _stretches(passage)
-    if not stretches:
-        raise InputError(
-            "inputs: a prompt of only special tokens and white space, expected text. An output "
-            "cannot be attributed to nothing."
-        )
-    return _tree(passage.text, stretches, find_examples(passage, examples))
+    return _tree(passage, find_examples(passage, examples))
 
 
 def children(tree: Tree, unit: Unit) -> tuple[Unit, ...]:
@@ -132,15 +115,17 @@ def parent(tree: Tree, unit: Unit) -> Unit | None:
     return next((whole for whole in around if whole.start <= unit.start < whole.end), None)
 
 
-def _tree(text: str, stretches: list[_Stretch], examples: Sequence[Example]) -> Tree:
+def _tree(passage: Passage, examples: Sequence[Example]) -> Tree:
     # A cut is the number of the atom before which it is made. Each level has the cuts of the next.
-    atoms = [atom for stretch in stretches for atom in stretch.atoms]
+    contents, atoms = passage.contents, _atoms(passage)
     ends = [end for _, end in atoms]
-    opened = {bisect_right(ends, stretch.start): stretch for stretch in stretches}
-    begins = {number: stretch.start for number, stretch in opened.items()}  # of units, by cut
-    wanted = [_first_word(text, example) for example in examples]
-    layers = _layers(text, stretches, wanted)
-    cuts: dict[str, set[int]] = {}
+    opened = {bisect_right(ends, content.start): content for content in contents}
+    begins = {number: content.start for number, content in opened.items()}  # of units, by cut
+    stops = {number: content.end for number, content in zip([*opened][1:], contents, strict=False)}
+    stops[len(atoms)] = contents[-1].end
+    wanted = [_first_word(passage.text, example) for example in examples]
+    layers = _layers(passage.text, contents, wanted)
+    cuts = {"prompt": {0}, "token": set(range(len(atoms)))}
     for level, spans in layers.items():
         cuts[level] = set(opened)
         for start, _ in spans:
@@ -153,11 +138,9 @@ def _tree(text: str, stretches: list[_Stretch], examples: Sequence[Example]) -> 
     for example, place in zip(examples, wanted, strict=True):
         around = next((start for start, end in layers["example"] if start <= place < end), place)
         names[bisect_right(ends, around)] = example.name
-    roles = {number: stretch.role for number, stretch in opened.items()}
-    cuts |= {"example": {0, *names} - {len(atoms)}, "prompt": {0}, "token": set(range(len(atoms)))}
-    labels: dict[str, dict[int, str | None]] = {"example": names, "section": roles}
-    stops = {number: before.end for number, before in zip([*opened][1:], stretches, strict=False)}
-    stops[len(atoms)] = stretches[-1].end
+    cuts["example"] = {0, *names} - {len(atoms)}
+    roles = {number: content.label for number, content in opened.items()}
+    labels = {"example": names, "section": roles}
     return {
         level: tuple(
             Unit(
@@ -172,14 +155,28 @@ def _tree(text: str, stretches: list[_Stretch], examples: Sequence[Example]) -> 
     }
 
 
-def _layers(text: str, stretches: list[_Stretch], wanted: list[int]) -> dict[str, list[Span]]:
+def _atoms(passage: Passage) -> list[Span]:
+    # The tokens of what the user wrote, put together where the text cannot be cut between them.
+    spans = [(int(start), int(end)) for start, end in passage.spans_L2[: passage.first]]
+    atoms = []
+    for content in passage.contents:
+        inside = [span for span in spans if content.start < span[1] <= content.end]
+        reached = list(accumulate((end for _, end in inside), max))
+        ahead = list(accumulate((start for start, _ in reversed(inside)), min))[::-1]
+        cuts = [i for i in range(1, len(inside)) if reached[i - 1] <= ahead[i]]
+        edges = pairwise([0, *cuts, len(inside)])
+        atoms += [(ahead[first], reached[last - 1]) for first, last in edges]
+    return atoms
+
+
+def _layers(text: str, contents: Sequence[Unit], wanted: list[int]) -> dict[str, list[Span]]:
     # Where each level begins and ends in the text, tokens aside; each divides the one before.
-    spans = [(stretch.start, stretch.end) for stretch in stretches]
-    cut = [
-        boundaries.cut(text[start:end], [w - start for w in wanted if start < w < end])
+    spans = [(content.start, content.end) for content in contents]
+    parted = [
+        boundaries.cut(text[start:end], [place - start for place in wanted if start < place < end])
         for start, end in spans
     ]
-    layers = {"example": _joined(spans, cut)}
+    layers = {"example": _joined(spans, parted)}
     for level, splitter in SPLITTERS.items():
         spans = [*layers.values()][-1]
         layers[level] = _joined(spans, [splitter(text[start:end]) for start, end in spans])
@@ -197,31 +194,3 @@ def _joined(spans: list[Span], pieces: list[list[str]]) -> list[Span]:
 def _first_word(text: str, example: Example) -> int:
     words = text[example.start : example.end]
     return example.start + len(words) - len(words.lstrip())
-
-
-def _stretches(passage: Passage) -> list[_Stretch]:
-    # What the user wrote, parted at special tokens; white space between those is left out.
-    spans = [(int(start), int(end)) for start, end in passage.spans_L2[: passage.first]]
-    found = []
-    for content in passage.contents:
-        inside = [i for i, (_, end) in enumerate(spans) if content.start < end <= content.end]
-        edges = [place for i in inside if passage.fixed_L[i] for place in spans[i]]
-        edges = [content.start, *edges, content.end]
-        free = [spans[i] for i in inside if not passage.fixed_L[i]]
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
-            atoms = _atoms([span for span in free if start < span[1] <= end])
-            if atoms and passage.text[start:end].strip():
-                found.append(_Stretch(start, end, content.label, atoms))
-    return found
-
-
-def _atoms(spans: list[Span]) -> tuple[Span, ...]:
-    # Tokens between which the text can be cut.
-    reached = list(accumulate((end for _, end in spans), max))
-    ahead = list(accumulate((start for start, _ in reversed(spans)), min))[::-1]
-    cuts = [i for i in range(1, len(spans)) if reached[i - 1] <= ahead[i]]
-    return tuple(
-        (ahead[first], reached[last - 1])
-        for first, last in pairwise([0, *cuts, len(spans)])
-        if first < last
-    )
