@@ -2,11 +2,13 @@
 
 Equal rows are sent once. Rows of like length make a batch under a token budget, padded on the
 right, where a causal model cannot see it. Logits are taken at the positions that predict the
-completion only. Rows that begin like the first one read the keys and values of that beginning from
-a cache, where this saves enough tokens.
+completion only. Where it saves enough tokens, what rows share is read once, and its keys and values
+are kept: the beginning of the first row (leave-one-out rows share all before the removed unit), and
+each prompt of which several completions are asked.
 
 Axes: B rows of a batch, L tokens of a row, T tokens of a completion, M masks, U units, V vocabulary,
-N positions of a batch at which logits are needed, S tokens of a batch's rows after what they share.
+N positions of a batch at which logits are needed, S tokens of a row after what it shares, Q needed
+tokens of a batch.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +37,10 @@ if TYPE_CHECKING:
 
 TOKEN_BUDGET = 4096
 MAX_ROWS = 64
-_CACHED = {"past_key_values", "use_cache"}
 SAVED = 0.1
-"""Least share of all tokens that a shared beginning must save."""
+"""Least share of all tokens that shared beginnings must save."""
+CACHED = {"past_key_values", "use_cache"}
+"""What a model's forward pass must accept for it."""
 
 
 def evaluate_masks(
@@ -175,56 +179,101 @@ def _reader(loaded: LanguageModel, rows: Sequence[Row]) -> _Reader:
 def _read_all(
     reader: _Reader, rows: Sequence[Row], token_budget: int, max_rows: int
 ) -> list[np.ndarray]:
-    # In batches; the first row alone and before the others, where they can share its beginning.
-    found: dict[int, np.ndarray] = {}
-    shared, cache = [0] * len(rows), None
-    saved = [shared_beginning(row, rows[0]) for row in rows[1:]]
-    if sum(saved) > SAVED * sum(len(row.tokens) for row in rows) and _CACHED <= reader.accepts:
-        (found[0],), cache = _read(reader, rows[:1], keep=True)
-    if cache is not None:
-        shared = [0, *saved]
-        max_rows = max(1, min(max_rows, token_budget // max(len(row.tokens) for row in rows)))
-    rest = [number for number in range(len(rows)) if number not in found]
-    lengths = [len(rows[number].tokens) - shared[number] for number in rest]
-    for batch in plan_batches(lengths, token_budget, max_rows):
-        chosen = [rest[position] for position in batch]
-        start = min(shared[number] for number in chosen)
-        values, _ = _read(reader, [rows[number] for number in chosen], start, cache)
-        found.update(zip(chosen, values, strict=True))
-    return [found[number] for number in range(len(rows))]
+    families = _families(rows)
+    shared = [shared_beginning(rows[family[0]], rows[0]) for family in families]
+    siblings = [rows[number].readout for family in families for number in family[1:]]
+    saved = sum(shared[1:]) + sum(siblings)
+    if saved > SAVED * sum(len(row.tokens) for row in rows) and CACHED <= reader.accepts:
+        found = _read_families(reader, rows, families, shared, (token_budget, max_rows))
+        if found is not None:
+            return found
+    values: dict[int, np.ndarray] = {}
+    for batch in plan_batches([len(row.tokens) for row in rows], token_budget, max_rows):
+        found, _ = _read(reader, [rows[number] for number in batch])
+        values.update(zip(batch, found, strict=True))
+    return [values[number] for number in range(len(rows))]
+
+
+def _families(rows: Sequence[Row]) -> list[list[int]]:
+    # Numbers of the rows that differ in their completion only, the first row's family first.
+    families: dict[tuple[object, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        families.setdefault(row.prompt_key, []).append(number)
+    return list(families.values())
+
+
+def _read_families(
+    reader: _Reader,
+    rows: Sequence[Row],
+    families: Sequence[Sequence[int]],
+    shared: Sequence[int],
+    limits: tuple[int, int],
+) -> list[np.ndarray] | None:
+    # The first row alone; of each family one row after what it shares with the first; then that
+    # family's other completions after its prompt. None: the model's cache cannot be cut.
+    token_budget, max_rows = limits
+    longest = max(len(row.tokens) for row in rows)
+    lengths = [len(rows[family[0]].tokens) - n for family, n in zip(families, shared, strict=True)]
+    plan = plan_batches(
+        lengths[1:],
+        token_budget // 4,  # small batches share more
+        max(1, min(max_rows, token_budget // longest)),  # what is cached takes memory, too
+    )
+    values: dict[int, np.ndarray] = {}
+    stem = None
+    for batch in [[0], *([number + 1 for number in numbers] for numbers in plan)]:
+        members = [families[number] for number in batch]
+        keep = stem is None or any(len(family) > 1 for family in members)
+        start = 0 if stem is None else min(shared[number] for number in batch)
+        past = _beginning(stem, start, [0] * len(batch)) if start else None
+        found, cache = _read(reader, [rows[family[0]] for family in members], start, past, keep)
+        if keep and cache is None:
+            return None
+        stem = cache if stem is None else stem
+        values.update(zip((family[0] for family in members), found, strict=True))
+        for others in zip_longest(*(family[1:] for family in members)):
+            owners = [owner for owner, number in enumerate(others) if number is not None]
+            chosen = [others[owner] for owner in owners]
+            start = min(rows[number].readout for number in chosen)
+            past = _beginning(cache, start, owners) if start else None
+            found, _ = _read(reader, [rows[number] for number in chosen], start, past)
+            values.update(zip(chosen, found, strict=True))
+    return [values[number] for number in range(len(rows))]
 
 
 def _read(
-    reader: _Reader, rows: Sequence[Row], start: int = 0, cache: Any = None, keep: bool = False
+    reader: _Reader, rows: Sequence[Row], start: int = 0, past: Any = None, keep: bool = False
 ) -> tuple[list[np.ndarray], Any]:
-    # One forward pass: log-probabilities of each row's completion, and the keys and values to keep.
+    # One forward pass, of the tokens from `start` on: log-probabilities of each row's completion,
+    # and the keys and values of all its tokens if asked for.
     needed = [np.array([row.readout, *range(row.first, len(row.tokens) - 1)]) for row in rows]
     positions_N = np.unique(np.concatenate(needed))
+    kept_N = torch.from_numpy(positions_N - start).to(reader.device)
     inputs = _inputs(reader, rows, start)
     if "logits_to_keep" in reader.accepts:
-        inputs["logits_to_keep"] = torch.from_numpy(positions_N - start).to(reader.device)
-    if cache is not None and start:
-        inputs["past_key_values"] = _beginning(cache, start, len(rows))
-    output = reader.model(**inputs, use_cache=keep or "past_key_values" in inputs)
+        inputs["logits_to_keep"] = kept_N
+    if past is not None:
+        inputs["past_key_values"] = past
+    if "use_cache" in reader.accepts:
+        inputs["use_cache"] = keep or past is not None
+    output = reader.model(**inputs)
     logits_BNV = output.logits
-    if logits_BNV.shape[1] != len(positions_N):  # of all positions, as the model knows no other way
-        logits_BNV = logits_BNV[:, torch.from_numpy(positions_N - start).to(reader.device)]
-    values = []
-    for row, needed_T, logits_NV in zip(rows, needed, logits_BNV, strict=True):
-        logits_TV = logits_NV[
-            torch.from_numpy(np.searchsorted(positions_N, needed_T)).to(reader.device)
-        ]
-        targets_T1 = torch.from_numpy(row.tokens[row.first :].astype(np.int64)).to(reader.device)[
-            :, None
-        ]
-        logits_TV = widened(logits_TV)
-        values.append(logits_TV.gather(1, targets_T1)[:, 0] - logits_TV.logsumexp(dim=1))
-    flat = torch.cat(values).double().cpu().numpy()
-    ends = np.cumsum([len(needed_T) for needed_T in needed])
-    return np.split(flat, ends[:-1]), _whole(output) if keep else None
+    if logits_BNV.shape[1] != len(positions_N):  # of all positions: the model knows no other way
+        logits_BNV = logits_BNV[:, kept_N]
+    totals_BN = torch.stack([widened(logits_NV).logsumexp(dim=1) for logits_NV in logits_BNV])
+    lengths = [len(needed_T) for needed_T in needed]
+    targets = np.concatenate([row.tokens[row.first :] for row in rows]).astype(np.int64)
+    places = (
+        np.repeat(np.arange(len(rows)), lengths),
+        np.searchsorted(positions_N, np.concatenate(needed)),
+    )
+    row_Q, place_Q, target_Q = (torch.from_numpy(x).to(reader.device) for x in (*places, targets))
+    flat_Q = widened(logits_BNV[row_Q, place_Q, target_Q]) - totals_BN[row_Q, place_Q]
+    values = np.split(flat_Q.double().cpu().numpy(), np.cumsum(lengths)[:-1])
+    return values, _whole(output) if keep else None
 
 
-def _inputs(reader: _Reader, rows: Sequence[Row], start: int) -> dict[str, Tensor]:
+def _inputs(reader: _Reader, rows: Sequence[Row], start: int) -> dict[str, Any]:
     # Tokens from `start` on, padded on the right; the attention mask covers what is cached, too.
     width = max(len(row.tokens) for row in rows)
     tokens_BL = np.full((len(rows), width), reader.pad_id)
@@ -233,7 +282,7 @@ def _inputs(reader: _Reader, rows: Sequence[Row], start: int) -> dict[str, Tenso
         tokens_BL[number, : len(row.tokens)] = row.tokens
         attended_BL[number, : len(row.tokens)] = row.attended_L
     tokens_BS = torch.from_numpy(tokens_BL[:, start:]).to(reader.device)
-    inputs = {"attention_mask": torch.from_numpy(attended_BL).to(reader.device)}
+    inputs: dict[str, Any] = {"attention_mask": torch.from_numpy(attended_BL).to(reader.device)}
     if "position_ids" in reader.accepts:
         inputs["position_ids"] = torch.arange(start, width, device=reader.device).expand(
             len(rows), -1
@@ -258,9 +307,10 @@ def _whole(output: Any) -> Any:
     return cache if plain else None
 
 
-def _beginning(cache: Any, length: int, rows: int) -> Any:
-    # The first tokens' keys and values, once for each row.
-    copied = deepcopy(cache)
-    copied.crop(length - copied.get_seq_length())
-    copied.batch_repeat_interleave(rows)
-    return copied
+def _beginning(cache: Any, length: int, owners: Sequence[int]) -> Any:
+    # The first tokens' keys and values of some rows of a cache, which stays as it is.
+    chosen = copy(cache)
+    chosen.layers = [copy(layer) for layer in cache.layers]
+    chosen.crop(length - cache.get_seq_length())
+    chosen.batch_select_indices(torch.tensor(owners, device=chosen.layers[0].keys.device))
+    return chosen

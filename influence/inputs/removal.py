@@ -61,9 +61,15 @@ class Row:
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for rows of which the model says the same."""
-        blurred = self.blurred_L.tobytes() if self.blurred_L.any() else b""
-        noise = self.noise if blurred else None
-        return self.tokens.tobytes(), self.first, self.attended_L.tobytes(), blurred, noise
+        return self.tokens[self.first :].tobytes(), *self.prompt_key
+
+    @property
+    def prompt_key(self) -> tuple[object, ...]:
+        """Equal for rows that differ in their completion only."""
+        prompt = slice(0, self.first)
+        arrays = (self.tokens[prompt], self.attended_L[prompt], self.blurred_L[prompt])
+        noise = self.noise if self.blurred_L.any() else None
+        return *(array.tobytes() for array in arrays), self.first, noise
 
 
 @dataclass(frozen=True, kw_only=True)
