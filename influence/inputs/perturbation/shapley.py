@@ -8,7 +8,8 @@ design stops depends only on which masks repeat, and that is the same whatever t
 
 Sign: positive: supports the output.  The scores add up to v(N) - v(none), sampled or not.
 Interval: mean over pairs of orders +- Student's t (95 %, pairs - 1 degrees of freedom) standard
-errors; None where every mask was seen.  Held out: the pairs of orders are split into five parts
+errors; None where every mask was seen.  The variance of a unit is steadied by the mean over units
+(which counts `PRIOR` degrees of freedom): with few orders a unit may add the same in each by chance.  Held out: the pairs of orders are split into five parts
 (fewer with fewer); masks that no other part holds are predicted from the scores of the other parts.
 Known weaknesses: rows; a prompt with most units gone is far from what the model was trained on.
 Source: Shapley (1953); orders: Castro, Gomez & Tejada (2009), doi:10.1016/j.cor.2008.04.004;
@@ -32,6 +33,8 @@ from influence.inputs.methods import MaskMethod
 
 PARTS = 5
 """Of the held-out split."""
+PRIOR = 4
+"""Degrees of freedom that the mean variance of all units counts beside a unit's own."""
 
 
 def design(units: int, rows: int, seed: int) -> np.ndarray:
@@ -76,12 +79,13 @@ def solve(kept_MU: np.ndarray, values_M: np.ndarray, seed: int) -> Solution:
     # An order and its reverse: what a unit adds to those before it, and to those after it.
     added_OU = (np.diff(values_M[rows_OK]) - np.diff(values_M[mirrored_OK])) / 2
     scores_OU = np.take_along_axis(added_OU, np.argsort(orders_OU, axis=1), axis=1)
-    error_U = scores_OU.std(axis=0, ddof=1) / math.sqrt(len(scores_OU))
+    variance_U, freedom = scores_OU.var(axis=0, ddof=1), len(scores_OU) - 1
+    steadied_U = (freedom * variance_U + PRIOR * variance_U.mean()) / (freedom + PRIOR)
     return _solution(
         kept_MU,
         values_M,
         scores_OU.mean(axis=0),
-        half_U=_student(len(scores_OU) - 1) * error_U,
+        half_U=_student(freedom) * np.sqrt(steadied_U / len(scores_OU)),
         predicted_M=_held_out(kept_MU, values_M, scores_OU, np.hstack([rows_OK, mirrored_OK])),
     )
 
@@ -129,7 +133,9 @@ def _held_out(
     for part in np.array_split(np.arange(pairs), min(PARTS, pairs)):
         others = np.setdiff1d(np.arange(pairs), part)
         tested = np.setdiff1d(rows_OK[part], rows_OK[others])
-        predicted_M[tested] = values_M[0] - ~kept_MU[tested] @ scores_OU[others].mean(axis=0)
+        seen, scores_U = np.unique(rows_OK[others]), scores_OU[others].mean(axis=0)
+        constant = (values_M[seen] - kept_MU[seen] @ scores_U).mean()
+        predicted_M[tested] = constant + kept_MU[tested] @ scores_U
     return predicted_M
 
 

@@ -3,12 +3,13 @@
 A surrogate predicts the value of a mask; its scores say what each unit adds.  What is shared here:
 
 - *Held out*: pairs of complementary masks are split into five parts, both masks of a pair in the
-  same part (no figures with fewer than five pairs).  Each part is predicted by a surrogate that saw only the others,
-  from its own choice of settings on; the masks that keep all and none are always seen and never
-  tested.  `heldout_r2` and `lds` compare all predictions with the values.  The scores themselves
-  come from every row, so no row is lost.
+  same part (no figures with fewer than five pairs).  Each part is predicted by a surrogate that saw
+  only the others, from its own choice of settings on; the masks that keep all and none are always
+  seen and never tested.  `heldout_r2` and `lds` compare all predictions with the values.  The scores
+  themselves come from every row, so no row is lost.
 - *Interval*: the pairs are drawn again with replacement, settings kept; score +- 1.96 standard
-  deviations of the scores so found, narrowed by the share of all masks that was not seen.
+  deviations of the scores so found, narrowed by the share of all masks that was not seen.  Where the
+  fit pulls scores towards 0, the interval reaches as much further away from 0.
 - *Refusal*: with `heldout_r2` below `LEAST_R2` the surrogate does not predict the model, and its
   scores should not be trusted.
 
@@ -53,6 +54,8 @@ class Surrogate:
     """What each unit adds; nats."""
     predict: Callable[[np.ndarray], np.ndarray]
     """Masks `[N, U]` -> values `[N]`, nats."""
+    pull: float = 0.0
+    """How far the fit may pull a score towards 0; nats."""
     notes: tuple[str, ...] = ()
 
 
@@ -103,7 +106,8 @@ def explain_by(choose: Choose, kept_MU: np.ndarray, values_M: np.ndarray, seed: 
         )
         unseen = 1 - len(kept_MU) * 0.5 ** kept_MU.shape[1]
         half_U = 1.96 * drawn_BU.std(axis=0, ddof=1) * math.sqrt(unseen)
-        low_U, high_U = found.scores_U - half_U, found.scores_U + half_U
+        low_U = found.scores_U - half_U - found.pull * (found.scores_U <= 0)
+        high_U = found.scores_U + half_U + found.pull * (found.scores_U >= 0)
         measures["sensitivity"] = sensitivity(found.scores_U, drawn_BU)
     refused = r2 is not None and r2 < LEAST_R2
     return Solution(

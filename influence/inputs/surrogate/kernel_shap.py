@@ -5,7 +5,9 @@ r"""KernelSHAP: the additive surrogate whose weights make its coefficients Shapl
 
 The kernel gives all masks of size :math:`s` together the weight :math:`1/(s(U-s))`; here it is spread
 evenly over the masks of that size that were seen.  So with every mask the result is exact, and rows
-of another design may be added.  Masks come in complement pairs.
+of another design may be added.  Masks come in complement pairs.  Predictions of held-out masks have
+their own constant (the mean of what the scores leave over) instead of :math:`v(\emptyset)`: a bend
+of the game that is the same for all units is no fault of the scores.
 
 Sign: positive: supports the output.  The scores add up to v(N) - v(none).
 Known weaknesses: needs two rows a unit; removes units in large groups, where a prompt may be far
@@ -67,7 +69,9 @@ def fit(kept_MU: np.ndarray, values_M: np.ndarray) -> Surrogate:
     scores_U = (
         share + np.linalg.lstsq(centred_IU * root_I[:, None], rest_I * root_I, rcond=1e-10)[0]
     )
-    return Surrogate(scores_U=scores_U, predict=lambda kept_NU: empty + kept_NU @ scores_U)
+    left_I = values_M[inner_M] - inner_IU @ scores_U
+    constant = weight_I @ left_I / weight_I.sum() if len(left_I) else empty
+    return Surrogate(scores_U=scores_U, predict=lambda kept_NU: constant + kept_NU @ scores_U)
 
 
 def _choose(kept_MU: np.ndarray, values_M: np.ndarray, seed: int) -> Fit:

@@ -8,8 +8,8 @@ complement pairs, where ContextCite draws single masks and fixes the strength.  
 log-probability itself, where ContextCite takes the logit of the probability.
 
 Sign: positive: supports the output.
-Known weaknesses: scores are pulled towards 0, in a balanced design by at most 4 lambda (the note says how
-many nats); of two units that say the same, one may get all.  Intervals don't see the pull.
+Known weaknesses: scores are pulled towards 0, in a balanced design by up to 4 lambda (a note says how many
+nats); of two units that say the same, one may get all.
 Source: Cohen-Wang et al. (2024), arXiv:2409.00729, section 3.
 
 Axes: M masks, U units.
@@ -65,9 +65,10 @@ def fit(kept_MU: np.ndarray, values_M: np.ndarray, *, strength: float) -> Surrog
     return Surrogate(
         scores_U=model.coef_,
         predict=lambda kept_NU: model.predict(kept_NU.astype(float)),
+        pull=4 * strength,
         notes=(
-            f"The lasso's strength, chosen by cross-validation, pulls scores towards 0 by about "
-            f"{4 * strength:.2g} nats; intervals don't include that.",
+            f"The lasso's strength, chosen by cross-validation, pulls scores towards 0 by up to "
+            f"{4 * strength:.2g} nats; the intervals allow for that.",
         ),
     )
 
