@@ -104,7 +104,7 @@ def _examples(prepared: Prepared, main: Explanation) -> list[dict[str, Any]]:
             "score": share.score if main.unit == "nats" else None,
             "share": share.share,
         }
-        for share in example_shares(main, examples)
+        for share in example_shares(main.units, main.solution.scores_U, examples)
     ]
 
 

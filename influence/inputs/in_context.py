@@ -30,7 +30,6 @@ from torch import Tensor
 from influence.errors import InputError
 from influence.inputs.attention.layers import attention_gradients
 from influence.inputs.attention.maps import text_owner
-from influence.inputs.explanation import Explanation
 from influence.inputs.gradient.embedded import EmbeddedTarget
 from influence.inputs.passage import Passage, Unit
 
@@ -42,16 +41,19 @@ class ExampleShare:
     example: Unit | None
     """None: all that is in no demonstration, such as instruction and question."""
     score: float
-    """Sum over its units, in the unit and with the sign of the explanation."""
+    """Sum over its units, in the unit and with the sign of the scores."""
     share: float
     """|score| over the sum of all |score|, from 0 to 1; the shares add up to 1 (0 if all are 0)."""
 
 
-def example_shares(explanation: Explanation, examples: Sequence[Unit]) -> tuple[ExampleShare, ...]:
-    """Share of each demonstration in an explanation by any method.
+def example_shares(
+    units: Sequence[Unit], scores_U: np.ndarray, examples: Sequence[Unit]
+) -> tuple[ExampleShare, ...]:
+    """Share of each demonstration in the scores of any method.
 
     Args:
-        explanation: With units no larger than a demonstration.
+        units: No larger than a demonstration.
+        scores_U: Of the units.
         examples: Disjoint demonstrations, in characters of the same text.
 
     Returns:
@@ -65,7 +67,7 @@ def example_shares(explanation: Explanation, examples: Sequence[Unit]) -> tuple[
             "in-context examples: none found, expected at least one. Say what they start with."
         )
     scores = np.zeros(len(examples) + 1)
-    for unit, score in zip(explanation.units, explanation.solution.scores_U, strict=True):
+    for unit, score in zip(units, scores_U, strict=True):
         scores[_owner(unit, examples)] += score
     total = np.abs(scores).sum()
     return tuple(

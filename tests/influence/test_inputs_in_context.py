@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from influence.errors import InputError
-from influence.inputs.explanation import SIGN, Explanation, Solution
 from influence.inputs.gradient.embedded import embed_target
 from influence.inputs.in_context import example_shares, find_labels, label_flow
 from influence.inputs.passage import Unit, read_passages
@@ -22,43 +21,30 @@ EXAMPLES = tuple(
 )
 
 
-def explanation(spans, scores):
-    units = tuple(Unit(level="word", start=start, end=end) for start, end in spans)
-    return Explanation(
-        method="occlusion",
-        unit="nats",
-        sign=SIGN,
-        units=units,
-        solution=Solution(scores_U=np.array(scores)),
-        target="likelihood",
-        value=0.0,
-        value_without=None,
-        forward_rows=0,
-        backward_rows=0,
-    )
+def shares(spans, scores, examples=EXAMPLES):
+    units = [Unit(level="word", start=start, end=end) for start, end in spans]
+    return example_shares(units, np.array(scores), examples)
 
 
 def test_example_shares_add_up_units_in_each_example_and_the_rest():
-    found = example_shares(
-        explanation([(0, 3), (3, 11), (11, 23), (24, 30), (32, 40)], [1, -3, 5, -1, 2]), EXAMPLES
-    )
+    found = shares([(0, 3), (3, 11), (11, 23), (24, 30), (32, 40)], [1, -3, 5, -1, 2])
     assert [share.score for share in found] == [-2, 5, -1, 2]
     assert_matches([share.share for share in found], [0.2, 0.5, 0.1, 0.2])
     assert [share.example for share in found] == [*EXAMPLES, None]
 
 
 def test_example_shares_of_nothing_are_zero():
-    found = example_shares(explanation([(0, 3)], [0.0]), EXAMPLES)
+    found = shares([(0, 3)], [0.0])
     assert [share.share for share in found] == [0.0] * 4
 
 
 def test_example_shares_refuse_units_that_straddle_and_no_examples():
     with pytest.raises(InputError, match=r"word at characters 9 to 14 is only partly .* 0 to 11"):
-        example_shares(explanation([(9, 14)], [1.0]), EXAMPLES)
+        shares([(9, 14)], [1.0])
     with pytest.raises(InputError, match="only partly"):
-        example_shares(explanation([(0, 41)], [1.0]), EXAMPLES)
+        shares([(0, 41)], [1.0])
     with pytest.raises(InputError, match="none found, expected at least one"):
-        example_shares(explanation([(0, 3)], [1.0]), [])
+        shares([(0, 3)], [1.0], [])
 
 
 def loaded_toy(family):

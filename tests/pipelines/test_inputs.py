@@ -80,7 +80,9 @@ def test_the_stage_says_what_the_api_says(model, tmp_path):
     question = asked().question
     for name in ALL:
         alone = explain(language_model(model.spec), question, name, How(rows=60, heldout=8))
-        np.testing.assert_allclose(scores(result, name)[0], alone.solution.scores_U, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            scores(result, name)[0], alone.solution.scores_U, rtol=1e-5, atol=1e-7
+        )
         [one] = [e for e in result["explanations"] if e["method"] == name]
         assert one["unit"] == alone.unit
         assert (one["forward_rows"], one["backward_rows"]) == (
@@ -172,7 +174,12 @@ def test_all_methods_judge_themselves_on_masks_outside_their_design(model, tmp_p
     [result] = run(model, tmp_path, methods=ALL, how=How(rows=64, heldout=24, curves=True))
     for one in result["explanations"]:
         assert -1 <= one["measures"]["lds"] <= 1
-        assert set(one["curves"]) == {"deletion", "deletion_random", "insertion", "insertion_random"}
+        assert set(one["curves"]) == {
+            "deletion",
+            "deletion_random",
+            "insertion",
+            "insertion_random",
+        }
         shares = [point[0] for point in one["curves"]["deletion"]]
         assert shares[0] == 0
         assert shares[-1] == 1
