@@ -237,6 +237,11 @@ def trace_command(
         str,
         typer.Option(help="Of --all-scores: long (query, id, score) or wide (a column a query)."),
     ] = "long",
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Show also which words of the prompt mattered, by such a method."),
+    ] = None,
+    unit: Annotated[str, typer.Option(help="Of --inputs: word, sentence, example, ...")] = "word",
     html: Annotated[Path | None, typer.Option(help="Where to write the page (one query).")] = None,
     as_json: AsJson = False,
     runs: Folder = Path("runs"),
@@ -247,6 +252,7 @@ def trace_command(
     from influence.documents.methods import choose
     from pipelines.cluster import Workers
     from pipelines.comparison import compare_methods
+    from pipelines.inputs import inputs_of_queries
     from pipelines.runs import open_run, open_traced
     from pipelines.traces import TraceOptions, run_traces
 
@@ -267,6 +273,9 @@ def trace_command(
             names = [m.name for m in choose(methods)]
             compared = compare_methods(opened, asked, names, pool)
             options = replace(options, compared=compared)
+        if inputs:
+            found = inputs_of_queries(opened, asked, inputs, unit, pool)
+            options = replace(options, inputs=found)
         for result in run_traces(traced, asked, options, pool):
             if as_json:
                 print(json.dumps(result, ensure_ascii=False))

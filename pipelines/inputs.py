@@ -50,9 +50,10 @@ from pipelines.input_maps import MapTask, describe_maps, draw_maps
 from pipelines.input_questions import Asked
 from pipelines.input_result import describe
 from pipelines.input_samples import with_meanings
+from pipelines.queries import Query
 from pipelines.report.inputs_page import render_inputs_index, write_inputs_page
 from pipelines.run_folder import key_of, new_file, write_json
-from pipelines.runs import versions
+from pipelines.runs import Run, versions
 from pipelines.worker import ModelSpec, language_model
 
 RESULT = "inputs.json"
@@ -165,6 +166,39 @@ def run_inputs(
     if len(results) > 1:
         with new_file(root / "inputs" / "index.html") as temporary:
             temporary.write_text(render_inputs_index(results, "{id}/report.html"), "utf-8")
+
+
+def inputs_of_queries(
+    run: Run, queries: Sequence[Query], methods: str, unit: str, workers: Workers
+) -> dict[str, dict[str, Any]]:
+    """Which parts of their prompts the traced outputs came from.
+
+    Args:
+        run: Whose model said it.
+        queries: What is traced; those without a prompt are left out.
+        methods: Names.
+        unit: Level of the parts.
+        workers: Where to run.
+
+    Returns:
+        Results by the queries' names.
+    """
+    asked = [
+        Asked(
+            id=query.name,
+            question=Question(
+                prompt=query.prompt,
+                completion=query.completion,
+                contrast=query.contrast,
+                unit=unit,
+            ),
+        )
+        for query in queries
+        if query.prompt
+    ]
+    model = replace(run.model, head_basis=None)
+    found = run_inputs(model, asked, InputsOptions(methods=methods), run.root, workers)
+    return {result["id"]: result for result in found}
 
 
 def _write_page(one: Planned, result: dict[str, Any], path: Path | None) -> Path:

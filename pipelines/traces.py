@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class TraceOptions:
     """Where to write the page; None: beside the trace."""
     compared: Compared | None = None
     """Scores of the same queries by other methods, to show beside."""
+    inputs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """By query name: which parts of its prompt mattered (`run_inputs`), to show beside."""
 
 
 def run_traces(
@@ -95,6 +97,8 @@ def run_traces(
             name = result["query"]["id"]
             result["methods"] = beside(options.compared, name, result)
             write_methods(options.compared, name, folder / "methods.parquet")
+        if result["query"]["id"] in options.inputs:
+            result["inputs"] = options.inputs[result["query"]["id"]]
         page = options.html or folder / "report.html"
         result["page"] = str(write_trace_page(result, page))
         # the index links by folder name
