@@ -422,6 +422,7 @@ def inputs_command(
         attention=attention,
         compare=None if compare is None else find_model(compare, runs).spec,
         html=html,
+        model_name=found.name,
     )
     with Workers(workers, scheduler, console()) as pool:
         for result in run_inputs(found.spec, asked, options, found.root, pool):

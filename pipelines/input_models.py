@@ -18,6 +18,8 @@ class FoundModel:
     """A model, and where what is learned of it is written."""
 
     spec: ModelSpec
+    name: str
+    """For display."""
     root: Path
     """A run's folder, or the folder of runs."""
 
@@ -38,7 +40,8 @@ def find_model(name: str, runs: Path, device: str = "auto") -> FoundModel:
     """
     if any((folder / RUN_FILE).is_file() for folder in (Path(name), runs / name)):
         run = open_run(name, runs)
-        return FoundModel(spec=replace(run.model, head_basis=None), root=run.root)
+        name = f"{run.config.name}: {run.model_name}"
+        return FoundModel(spec=replace(run.model, head_basis=None), name=name, root=run.root)
     try:
         about = describe_source(name)
     except ModelError as error:
@@ -46,4 +49,4 @@ def find_model(name: str, runs: Path, device: str = "auto") -> FoundModel:
         known = f" Finished runs in {runs}: {near}." if near else ""
         raise RunError(f"Neither a finished run nor a model: {error}{known}") from error
     spec = ModelSpec(source=name, fingerprint=about.fingerprint, device=device)
-    return FoundModel(spec=spec, root=runs.resolve())
+    return FoundModel(spec=spec, name=about.name, root=runs.resolve())

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from influence.inputs.explain import Question
+from influence.inputs.explain import Question, as_read
 from influence.inputs.meaning import group_answers, sample_answers
 from pipelines.cluster import Workers
 from pipelines.errors import RunError
@@ -82,9 +82,9 @@ def sample(task: SampleTask) -> str:
     Returns:
         The file.
     """
-    loaded = language_model(task.model)
-    answers = sample_answers(loaded, task.question.prompt, task.count, task.seed)
-    grouped = group_answers(loaded, task.question.prompt, task.question.completion, answers)
+    loaded, prompt = language_model(task.model), as_read(task.question.prompt)
+    answers = sample_answers(loaded, prompt, task.count, task.seed)
+    grouped = group_answers(loaded, prompt, task.question.completion, answers)
     return str(write_json(Path(task.path), grouped))
 
 

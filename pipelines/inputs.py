@@ -77,6 +77,8 @@ class InputsOptions:
     """Answers to sample where the target is `meaning` and no paraphrases are given."""
     html: Path | None = None
     """Where to write the page; None: beside the scores."""
+    model_name: str | None = None
+    """For display; None: the name of its folder."""
     token_budget: int = 4096
     """Tokens of a batch, padding included."""
 
@@ -197,7 +199,8 @@ def inputs_of_queries(
         if query.prompt
     ]
     model = replace(run.model, head_basis=None)
-    found = run_inputs(model, asked, InputsOptions(methods=methods), run.root, workers)
+    options = InputsOptions(methods=methods, model_name=f"{run.config.name}: {run.model_name}")
+    found = run_inputs(model, asked, options, run.root, workers)
     return {result["id"]: result for result in found}
 
 
@@ -403,6 +406,7 @@ def write_result(
     assert table is not None
     found = [_explanation(one, method, table, options.how) for method in methods]
     result = describe(language_model(model), one.asked, one.prepared, found, table, options.how)
+    result["model"]["name"] = options.model_name or result["model"]["name"]
     result["seconds"] = round(seconds, 3)
     result["provenance"]["versions"] = versions()
     if (one.result / "attention.arrow").exists():

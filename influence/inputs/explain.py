@@ -111,7 +111,7 @@ def prepare(loaded: LanguageModel, question: Question) -> Prepared:
     counted = question.meanings[: None if question.shares else 1]
     others = [text for group in counted for text in group] + [question.contrast]
     texts = list(dict.fromkeys([question.completion, *(x for x in others if x is not None)]))
-    passages = read_passages(loaded, _as_read(question.prompt), texts)
+    passages = read_passages(loaded, as_read(question.prompt), texts)
     units = split_units(loaded, passages[0], question.unit, question.examples)
     return Prepared(
         question=question,
@@ -131,12 +131,17 @@ def _with_context(question: Question) -> Question:
             "inputs: the output before a span was asked for without a span, expected one. Say which "
             "words of the completion are explained."
         )
-    longer, part = context(_as_read(question.prompt), question.completion, question.span)
+    longer, part = context(as_read(question.prompt), question.completion, question.span)
     prompt = longer if isinstance(longer, str) else tuple((m["role"], m["content"]) for m in longer)
     return replace(question, prompt=prompt, completion=part, span=None, before=False)
 
 
-def _as_read(prompt: str | tuple[tuple[str, str], ...]) -> str | list[dict[str, str]]:
+def as_read(prompt: str | tuple[tuple[str, str], ...]) -> str | list[dict[str, str]]:
+    """A question's prompt as tokenizers want it.
+
+    Returns:
+        Text, or a chat's messages.
+    """
     if isinstance(prompt, str):
         return prompt
     return [{"role": role, "content": content} for role, content in prompt]
