@@ -25,7 +25,7 @@ TURNS = [
     {"role": "assistant", "content": " is Paris"},
     {"role": "user", "content": "  on\n"},
 ]
-TRIM = CHAT_TEMPLATE.replace("m.content", "m.content | trim")
+TRIM = CHAT_TEMPLATE.replace("m.content }}", "m.content | trim }}\n")
 MANY_SCRIPTS = st.text(
     st.sampled_from("ab .,\n\té🙂中文ぁกำअ\u200d\u0301ẞ")
     | st.characters(exclude_categories=["Cs"]),

@@ -232,6 +232,11 @@ def test_sentences(text, expected):
     assert boundaries.sentences(text) == expected
 
 
+@pytest.mark.parametrize("space", ["\xa0", "\u3000", "\u2009"])
+def test_sentences_survive_white_space_that_the_library_breaks_off_at(space):
+    assert boundaries.sentences(f"Plan A{space}. Go on.") == [f"Plan A{space}.", " Go on."]
+
+
 def test_a_long_line_without_an_end_mark_goes_on_in_the_next():
     long = "This line is so long that somebody has wrapped it at"
     assert boundaries.sentences(f"{long}\nthe margin. Next.") == [f"{long}\nthe margin.", " Next."]
