@@ -4,16 +4,20 @@ Every design starts with the mask that keeps all, has no mask twice, and never h
 asked for.  Random designs come in complement pairs: where a mask stands, so does the mask that keeps
 exactly the other units.  A pair cancels whatever is the same for both (the even part of the game),
 which the scores of single units don't depend on; it is worth about twice as many unpaired masks.
+The pairs are also spread out: each is the one of `CANDIDATES` random ones that tells most about units
+that the pairs before it tell apart badly (the largest leverage).  Such a choice doesn't depend on what
+units are called, so each mask is as random as the first candidate, but together they repeat less.
 
-Axes: M masks, U units, S sizes of a mask.
+Axes: M masks, U units, S sizes of a mask, C candidates.
 Source: pairs: Covert & Lee (2021), arXiv:2012.01536, section 4.2; antithetic permutations: Mitchell
-et al. (2022), arXiv:2104.12199, section 3.1.
+et al. (2022), arXiv:2104.12199, section 3.1; leverage, the greedy D-optimal design: Dykstra (1971),
+doi:10.1080/00401706.1971.10488840.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import combinations, islice
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import comb
 
 import numpy as np
@@ -21,8 +25,12 @@ import numpy as np
 from influence.errors import InputError
 from influence.inputs.games import find
 
-PATIENCE = 64
-"""Times that a random design draws again for masks it doesn't have yet; then it stays shorter."""
+CANDIDATES = 32
+"""Random masks of which the most telling is taken."""
+PATIENCE = 10_000
+"""Times that candidates are drawn again when the design holds all of them; then it stays shorter."""
+UNKNOWN = 1e3
+"""How little is known of units before the first mask, against what one mask tells (a variance)."""
 
 
 def require_rows(method: str, units: int, rows: int, needed: int) -> None:
@@ -115,15 +123,11 @@ def paired_random(units: int, rows: int, seed: int, keep: float = 0.5) -> np.nda
     if rows >= 2**units:
         return every_mask(units)
     random = np.random.default_rng([seed, 1])
-    pairs = rows // 2
-    found = {bytes(np.packbits(np.ones(units, bool))): np.ones(units, bool)}
-    for _ in range(PATIENCE):
-        for kept_U in random.random((4 * pairs, units)) < keep:
-            if len(found) == pairs:
-                break
-            if bytes(np.packbits(~kept_U)) not in found:
-                found.setdefault(bytes(np.packbits(kept_U)), kept_U)
-    return _with_complements(np.stack(list(found.values())))
+
+    def candidates() -> np.ndarray:
+        return _of_size(units, random.binomial(units, keep), random)
+
+    return _spread_out(units, [candidates] * (rows // 2 - 1))
 
 
 def kernel_shap_pairs(units: int, rows: int, seed: int) -> np.ndarray:
@@ -148,15 +152,14 @@ def kernel_shap_pairs(units: int, rows: int, seed: int) -> np.ndarray:
         return every_mask(units)
     random = np.random.default_rng([seed, 2])
     pairs = rows // 2 - 1
-    kept = [np.ones(units, bool)]
     sizes_S = np.arange(1, units // 2 + 1)
     halved_S = np.where(2 * sizes_S == units, 2, 1)  # both of a pair have this size
     most_S = [min(comb(units, s) // h, pairs) for s, h in zip(sizes_S, halved_S, strict=True)]
     share_S = 1 / (sizes_S * (units - sizes_S) * halved_S)
     counts_S = _shared_out(pairs, share_S, np.array(most_S, dtype=float), random.random())
-    for size, count in zip(sizes_S.tolist(), counts_S.tolist(), strict=True):
-        kept += [~_holding(units, group) for group in _groups(units, size, count, random)]
-    return _with_complements(np.stack(kept))
+
+    each = random.permutation(np.repeat(sizes_S, counts_S)).tolist()
+    return _spread_out(units, [partial(_of_size, units, size, random) for size in each])
 
 
 def permutations(units: int, rows: int, seed: int) -> np.ndarray:
@@ -227,24 +230,30 @@ def _shared_out(total: int, share_S: np.ndarray, most_S: np.ndarray, offset: flo
     return np.diff(ends_S, prepend=0).astype(int)
 
 
-def _groups(
-    units: int, size: int, count: int, random: np.random.Generator
-) -> list[tuple[int, ...]]:
-    # Different sets of units of one size; of a set and its complement of equal size only one.
-    half = 2 * size == units
-    if comb(units, size) <= 4 * count:
-        every = [group for group in combinations(range(units), size) if not half or 0 in group]
-        return [every[i] for i in random.permutation(len(every))[:count]]
-    found: dict[tuple[int, ...], None] = {}
-    while len(found) < count:
-        group = set(random.choice(units, size, replace=False).tolist())
-        if half and 0 not in group:
-            group = set(range(units)) - group
-        found[tuple(sorted(group))] = None
-    return list(islice(found, count))
+def _of_size(units: int, size: int, random: np.random.Generator) -> np.ndarray:
+    return random.random((CANDIDATES, units)).argsort(axis=1) < size
 
 
-def _holding(units: int, group: tuple[int, ...]) -> np.ndarray:
-    kept_U = np.zeros(units, bool)
-    kept_U[list(group)] = True
-    return kept_U
+def _spread_out(units: int, draws: Sequence[Callable[[], np.ndarray]]) -> np.ndarray:
+    # All, none, and for each draw the candidate of most leverage with its complement.
+    kept = [np.ones(units, bool)]
+    held = {kept[0].tobytes(), (~kept[0]).tobytes()}
+    variance_UU = UNKNOWN * np.eye(units)
+    for draw in draws:
+        new_CU = next(
+            (
+                drawn_CU[fresh_C]
+                for drawn_CU in (draw() for _ in range(PATIENCE))
+                if (fresh_C := [mask.tobytes() not in held for mask in drawn_CU]).count(True)
+            ),
+            None,
+        )
+        if new_CU is None:
+            break
+        told_CU = (new_CU - 0.5) @ variance_UU
+        leverage_C = (told_CU * (new_CU - 0.5)).sum(axis=1)
+        best = int(leverage_C.argmax())
+        variance_UU -= np.outer(told_CU[best], told_CU[best]) / (1 + leverage_C[best])
+        kept.append(new_CU[best])
+        held |= {new_CU[best].tobytes(), (~new_CU[best]).tobytes()}
+    return _with_complements(np.stack(kept))

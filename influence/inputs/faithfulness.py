@@ -9,7 +9,7 @@ A score is tested against masks: rows of units that stand, and what the target i
 - *Comprehensiveness* at a share: the effect of removing the best-scored units, that share of all
   (rounded up).  High: they are needed.
 - *Sufficiency* at a share: the effect of removing all others.  Low: they are enough.
-- *AOPC*: their mean over the shares (each number of units counted once).
+- *AOPC*: their mean over the shares (shares that round to the same number of units count once).
 - *Deletion curve*: the value with the best k units gone, k = 0, 1, ...; a good ranking falls early.
   *Insertion curve*: the value with only the best k standing; a good ranking rises early.  `exact`
   where every step stands in the table; else `averaged`: the mean over the rows that remove (keep)
@@ -87,7 +87,7 @@ class Faithfulness:
     """What a table says of a ranking."""
 
     comprehensiveness: dict[float, Effect | None]
-    """By share of the units."""
+    """By share of the units; of shares that round to the same number of units the smallest."""
     sufficiency: dict[float, Effect | None]
     deletion: Curve | None
     insertion: Curve | None
@@ -139,12 +139,13 @@ def measure(
             f"{units} units. Pass the scores of the units of this table."
         )
     order_U = ranking(scores_U)
-    best = {share: order_U[: math.ceil(share * units)] for share in shares}
-    rest = {share: order_U[math.ceil(share * units) :] for share in shares}
+    share_of = {math.ceil(share * units): share for share in sorted(shares, reverse=True)}
+    best = {share: order_U[:count] for count, share in share_of.items()}
+    rest = {share: order_U[count:] for count, share in share_of.items()}
     held_M = np.ones(len(values_M), bool) if heldout_M is None else heldout_M
     return Faithfulness(
-        comprehensiveness={s: effect(kept_MU, values_M, best[s]) for s in shares},
-        sufficiency={s: effect(kept_MU, values_M, rest[s]) for s in shares},
+        comprehensiveness={s: effect(kept_MU, values_M, best[s]) for s in sorted(best)},
+        sufficiency={s: effect(kept_MU, values_M, rest[s]) for s in sorted(rest)},
         deletion=curve(kept_MU, values_M, order_U, insertion=False, seed=seed),
         insertion=curve(kept_MU, values_M, order_U, insertion=True, seed=seed),
         lds=rank_agreement(kept_MU[held_M] @ scores_U, values_M[held_M]),

@@ -9,8 +9,9 @@ design stops depends only on which masks repeat, and that is the same whatever t
 Sign: positive: supports the output.  The scores add up to v(N) - v(none), sampled or not.
 Interval: mean over pairs of orders +- Student's t (95 %, pairs - 1 degrees of freedom) standard
 errors; None where every mask was seen.  The variance of a unit is steadied by the mean over units
-(which counts `PRIOR` degrees of freedom): with few orders a unit may add the same in each by chance.  Held out: the pairs of orders are split into five parts
-(fewer with fewer); masks that no other part holds are predicted from the scores of the other parts.
+(which counts `PRIOR` degrees of freedom): with few orders a unit may add the same in each by chance.
+Held out: the pairs of orders are split into five parts (fewer with fewer); masks that no other part
+holds are predicted from the scores of the other parts, with those parts' own constant.
 Known weaknesses: rows; a prompt with most units gone is far from what the model was trained on.
 Source: Shapley (1953); orders: Castro, Gomez & Tejada (2009), doi:10.1016/j.cor.2008.04.004;
 antithetic: Mitchell et al. (2022), arXiv:2104.12199, section 3.1.

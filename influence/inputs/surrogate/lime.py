@@ -9,7 +9,8 @@ the mask that keeps none).  The ridge :math:`\lambda` is the one of `STRENGTHS` 
 pairs best, rather than a fixed 1; masks are complement pairs, rather than single draws.
 
 Sign: positive: supports the output.  The scores don't add up to v(N) - v(none) exactly.
-Known weaknesses: what "near" means (the kernel's width, 0.25) is a convention that changes scores.
+Known weaknesses: what "near" means (the kernel's width, 0.25) is a convention that changes scores;
+with fewer than about six rows a unit the intervals are too narrow, since they don't see the ridge.
 Source: Ribeiro, Singh & Guestrin (2016), arXiv:1602.04938, eq. 2 and section 3.4.
 
 Axes: M masks, U units, L strengths.
@@ -28,7 +29,7 @@ from influence.inputs.surrogate.fitting import FEWEST, Fit, Surrogate, explain_b
 
 WIDTH = 0.25
 """Of the kernel, in cosine distance."""
-STRENGTHS = (1e-12, *(10.0**k for k in range(-6, 2)))
+STRENGTHS = (1e-14, *(10.0**k for k in range(-6, 2)))
 """Ridges to choose from, in units of a unit's variance over the masks (at most 1/4)."""
 
 

@@ -8,8 +8,8 @@ complement pairs, where ContextCite draws single masks and fixes the strength.  
 log-probability itself, where ContextCite takes the logit of the probability.
 
 Sign: positive: supports the output.
-Known weaknesses: scores are pulled towards 0, in a balanced design by up to 4 lambda (a note says how many
-nats); of two units that say the same, one may get all.
+Known weaknesses: scores are pulled towards 0, in a balanced design by up to 4 lambda (a note says
+how many nats); of two units that say the same, one may get all.
 Source: Cohen-Wang et al. (2024), arXiv:2409.00729, section 3.
 
 Axes: M masks, U units.

@@ -6,7 +6,8 @@ plays: a leaf of value :math:`c` that wants the a units K to stand and the b uni
 each of K :math:`c\,(a-1)!\,b!/(a+b)!` and takes :math:`c\,a!\,(b-1)!/(a+b)!` from each of R.
 
 Sign: positive: supports the output.  The scores add up to the tree's own v(N) - v(none).
-Known weaknesses: steps, not slopes: many small additive effects need many rows.
+Known weaknesses: steps, not slopes: many small additive effects need many rows.  The interval says
+how the tree's scores change with the masks; what no tree of this depth can say is not in it.
 Source: Breiman et al. (1984) (trees); Lundberg et al. (2020), arXiv:1905.04610, algorithm 3
 (interventional TreeSHAP; here for the masks themselves, one background).
 
