@@ -1,5 +1,7 @@
 """Deletion and insertion curves as a small line chart: inline SVG, as in ``charts``."""
 
+from itertools import pairwise
+
 from markupsafe import Markup
 
 from pipelines.report.charts import Span, ticks
@@ -23,7 +25,7 @@ def area(points: Points) -> float | None:
     width = points[-1][0] - points[0][0] if len(points) > 1 else 0.0
     if width <= 0:
         return None
-    steps = zip(points[:-1], points[1:], strict=True)
+    steps = pairwise(points)
     return sum((x2 - x1) * (y1 + y2) / 2 for (x1, y1), (x2, y2) in steps) / width
 
 

@@ -37,9 +37,6 @@ from pipelines.report.provenance import Facts, flattened
 from pipelines.report.strip_html import describe, strip_html
 from pipelines.run_folder import new_file
 
-PAGE_LINK = "{id}/inputs.html"
-"""Where the index looks for a result's page, relative to itself."""
-
 LONGEST_MAIN, LONGEST_OTHER, LONGEST_SMALL = 20_000, 8_000, 900
 """Characters of the strip: of the main method, of another one, and of one among many."""
 
@@ -49,8 +46,8 @@ MOST_UNITS = 12
 MOST_LISTED = 400
 """Units in the table of all."""
 
-MOST_HEADS = 20
-"""Heads in the comparison of two models."""
+MOST_HEADS, LONGEST_WORD = 20, 30
+"""Heads in the comparison of two models, and characters of a word there."""
 
 SIDE_UNITS, SIDE_DOCUMENTS, LONGEST_START = 6, 4, 140
 """Units, documents of either sign, and characters of a document where a trace shows both."""
@@ -114,34 +111,32 @@ def render_inputs(result: Mapping[str, Any], weights_LHWW: np.ndarray | None = N
             for name in reading.named_measures(found.views)
             if name in reading.MEASURES
         ],
+        meanings_of=_meanings(found),
         examples=_examples(result.get("in_context") or []),
         pictures=gallery(words, weights_LHWW) if words and weights_LHWW is not None else None,
-        compared=attention.get("compared") or {},
-        heads=(attention.get("compared") or {}).get("heads") or [],
-        most_heads=MOST_HEADS,
+        compared=_compared(attention.get("compared") or {}),
         made=_provenance(result, found),
         levels=reading.PLURALS,
     )
 
 
-def render_inputs_index(results: Sequence[Mapping[str, Any]], link: str = PAGE_LINK) -> str:
+def render_inputs_index(results: Sequence[Mapping[str, Any]], links: Sequence[str]) -> str:
     """Render a table of results that links to their pages.
 
     Args:
-        results: Contents of several inputs.json, each with an ``id`` (else its place, from 1).
-        link: Relative address of a page with ``{id}`` for the id, percent-encoded.
+        results: Contents of several inputs.json.
+        links: Paths of their pages, relative to the index; "" for one that has none below it.
 
     Returns:
         A whole HTML document.
     """
     rows = []
-    for place, result in enumerate(results, start=1):
+    for result, link in zip(results, links, strict=True):
         found = reading.read(result)
         view = found.views[0] if found.views else None
-        name = str(result.get("id") or place)
         rows.append(
             {
-                "href": "./" + link.format(id=quote(name, safe="")),
+                "href": f"./{quote(link)}" if link else "",
                 "question": reading.question(found),
                 "prompt": found.prompt,
                 "value": reading.value_of(found)[:1],
@@ -155,6 +150,27 @@ def render_inputs_index(results: Sequence[Mapping[str, Any]], link: str = PAGE_L
         title=f"{count(len(rows))} {'output' if len(rows) == 1 else 'outputs'} and their prompts",
         rows=rows,
     )
+
+
+def write_inputs_index(results: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Render an index into a file, whole or not at all.
+
+    Args:
+        results: Contents of several inputs.json, each with the path of its ``page``.
+        path: The file to write; pages below its folder are linked.
+
+    Returns:
+        The path.
+    """
+    links = [_link(Path(str(result.get("page") or "")), path.parent) for result in results]
+    with new_file(path) as temporary:
+        temporary.write_text(render_inputs_index(results, links), encoding="utf-8", newline="\n")
+    return path
+
+
+def _link(file: Path, folder: Path) -> str:
+    file, folder = file.resolve(), folder.resolve()
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else ""
 
 
 def write_inputs_page(
@@ -289,6 +305,7 @@ def _shown(found: Inputs, view: View, place: int) -> dict[str, Any]:
             for name, title, about in CURVES
             if len(view.curves.get(name) or []) > 1
         ],
+        "averaged": view.averaged,
         "has_random": any(_random(view, name) for name, _, _ in CURVES),
     }
 
@@ -348,27 +365,60 @@ def _measures(views: Sequence[View]) -> dict[str, Any]:
     }
 
 
+def _meanings(found: Inputs) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the outputs that count as one, with the weight of each meaning where it has one."""
+    shares = [percent(share) for share in found.shares] or [""]
+    return [pair for pair in zip(shares, found.meanings, strict=False) if pair[1]]
+
+
 def _tokens(result: Mapping[str, Any]) -> list[BarRow]:
     tokens = [{**token, "completion": True} for token in result.get("tokens") or [] if token]
     return figures.completion_tokens({"tokens": tokens})
 
 
 def _examples(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the share of each demonstration, in the order of the prompt."""
+    """Return the share of each demonstration, and of the rest, in the order of the prompt."""
     return [
         {
-            "label": str(entry.get("label") or f"example {place}"),
+            "label": str(entry.get("label") or "the rest of the prompt"),
             "text": str(entry.get("text") or ""),
             "drawing": bar(
-                abs(or_zero(entry.get("share"))),
+                or_zero(entry.get("share")),
                 "pro" if or_zero(entry.get("score")) >= 0 else "opp",
-                f"{entry.get('label') or place}: {percent(entry.get('share'))}",
+                f"{entry.get('label') or 'rest'}: {percent(entry.get('share'))}",
             ),
             "share": percent(entry.get("share")),
-            "score": f"{signed(entry.get('score'))} nats" if is_number(entry.get("score")) else "",
-            "anchor": percent(entry.get("anchor")),
+            "score": signed(entry.get("score"), 2),
         }
-        for place, entry in enumerate(entries, start=1)
+        for entry in entries
+    ]
+
+
+def _compared(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the heads of two models that differ: names, unit, rows, and how many are not shown."""
+    heads = given.get("heads") or []
+    return {
+        "models": [str(given[name]) for name in ("before", "after") if given.get(name)],
+        "unit": str(given.get("unit") or ""),
+        "heads": [
+            (
+                ", ".join(
+                    f"{n} {count(head[n])}" for n in ("layer", "head") if is_number(head.get(n))
+                ),
+                plain(head.get("change")),
+                _words(head.get("lost") or []),
+                _words(head.get("gained") or []),
+            )
+            for head in heads[:MOST_HEADS]
+        ],
+        "rest": max(0, len(heads) - MOST_HEADS),
+    }
+
+
+def _words(pairs: Sequence[Any]) -> list[tuple[str, str]]:
+    """Return words and the signed share of attention that each gained or lost."""
+    return [
+        (shortened(str(pair[0] or ""), LONGEST_WORD), signed(pair[1], 2)) for pair in pairs if pair
     ]
 
 
@@ -379,9 +429,9 @@ def _provenance(result: Mapping[str, Any], found: Inputs) -> list[tuple[str, Fac
     what = [
         ("target", found.target),
         ("kind", found.kind),
-        ("same meaning", "\n".join(found.paraphrases)),
         ("value with the whole prompt", _nats(found.value)),
         ("value with every unit removed", _nats(found.without)),
+        ("time, all methods", seconds(result.get("seconds"))),
     ]
     titled = [
         ("What is explained", [(name, value) for name, value in what if value]),

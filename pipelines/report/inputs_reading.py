@@ -40,7 +40,7 @@ REMOVALS = {
 }
 """A removal operator as the subject of a sentence, and as a sentence."""
 
-EXACT = "leave_one_out"
+EXACT = "leave-one-out"
 """The method whose score is the removal itself; every other is an estimate of it."""
 
 MEASURES = {
@@ -55,19 +55,28 @@ MEASURES = {
     ),
     "completeness_error": (
         "completeness error",
-        "how far the sum of the scores is from the change that they should add up to",
+        "nats between the sum of the scores and what all units together are worth; only Shapley"
+        " values and integrated gradients promise that it is small",
+    ),
+    "completeness_share": (
+        "completeness share",
+        "error of the sum over the integration path, as a share of what the prompt is worth",
     ),
     "comprehensiveness": (
         "comprehensiveness",
-        "nats lost when the strongest units are removed; more is better",
+        "nats lost when the strongest units are removed, a mean over several shares; more is"
+        " better",
     ),
     "sufficiency": (
         "sufficiency",
-        "nats lost when only the strongest units are kept; less is better",
+        "nats lost when only the strongest units are kept, a mean over several shares; less is"
+        " better",
     ),
-    "sensitivity": ("sensitivity", "how much the scores move when the input hardly does"),
 }
 """Titles and meanings of measures; one that is not named here is shown under its own name."""
+
+ADDITIVE = frozenset({"shapley", "kernel-shap"})
+"""Methods whose scores should add up to what all units together are worth."""
 
 LARGE_ERROR = 0.1
 """Completeness error beyond which, as a share of what the scores should sum to, the page warns."""
@@ -119,6 +128,8 @@ class View:
     measures: dict[str, float]
     curves: dict[str, list[tuple[float, float]]]
     """By name, such as `deletion`: share of units and nats, in order."""
+    averaged: bool
+    """Whether the curves are means over random removals, not measured step by step."""
     costs: dict[str, float]
     """`forward_rows`, `backward_rows`, `seconds`."""
     parts: tuple[Part, ...]
@@ -148,7 +159,10 @@ class Inputs:
     """`likelihood`, `contrast` or `meaning`."""
     target: str
     """What is explained, in words."""
-    paraphrases: tuple[str, ...]
+    meanings: tuple[tuple[str, ...], ...]
+    """Outputs that count as one; the first group holds the completion."""
+    shares: tuple[float, ...]
+    """Weight of each meaning; empty: only the first counts."""
     value: float | None
     """Of the target with the whole prompt; nats."""
     without: float | None
@@ -190,7 +204,10 @@ def read(result: Mapping[str, Any]) -> Inputs:
         contrast=contrast,
         kind=str(target.get("kind") or ("contrast" if contrast else "likelihood")),
         target=str(target.get("words") or ""),
-        paraphrases=tuple(str(words) for words in target.get("paraphrases") or []),
+        meanings=tuple(
+            tuple(str(words) for words in group or []) for group in target.get("meanings") or []
+        ),
+        shares=tuple(_number(share) or 0.0 for share in target.get("shares") or []),
         value=_number(result.get("value")),
         without=_number(result.get("value_without")),
         model=str((result.get("model") or {}).get("name") or ""),
@@ -199,7 +216,7 @@ def read(result: Mapping[str, Any]) -> Inputs:
 
 
 def _view(given: Mapping[str, Any], text: str) -> View:
-    method = str(given.get("method") or "")
+    method, curves = str(given.get("method") or ""), given.get("curves") or {}
     parts = [_part(unit or {}, text) for unit in given.get("units") or []]
     found = _numbered([part for part in parts if part is not None])
     return View(
@@ -215,9 +232,11 @@ def _view(given: Mapping[str, Any], text: str) -> View:
         notes=tuple(str(note) for note in given.get("notes") or [] if note),
         measures=_numbers(given.get("measures") or {}),
         curves={
-            str(name): [(float(p[0]), float(p[1])) for p in points or [] if _is_point(p)]
-            for name, points in (given.get("curves") or {}).items()
+            str(name): [(float(p[0]), float(p[1])) for p in points if _is_point(p)]
+            for name, points in curves.items()
+            if isinstance(points, list)
         },
+        averaged=curves.get("exact") is False,
         costs=_numbers({n: given.get(n) for n in ("forward_rows", "backward_rows", "seconds")}),
         parts=tuple(found),
         ranked=tuple(sorted(found, key=lambda part: -abs(part.score))),
@@ -281,7 +300,9 @@ def question(found: Inputs) -> str:
     """Return the question in one line."""
     words = {"completion": explained(found), "contrast": found.contrast}
     asked = reading.question({"query": words})
-    if found.kind == "meaning":
+    if found.shares:
+        asked = "Why does the model answer as it does?"
+    elif found.kind == "meaning":
         asked = f"{asked[:-1]}, or the same in other words?"
     level = PLURALS.get(found.views[0].level) if found.views else None
     return f"{asked} Which {level} of the prompt?" if level else asked
@@ -312,12 +333,12 @@ def result(found: Inputs, view: View | None = None) -> str:
     if not view.signed:
         total = sum(abs(part.score) for part in view.parts)
         return (
-            f"{name} has the largest score, {plain(top.score)} {view.unit}: "
+            f"{name} has the largest score, {plain(top.score)} ({view.unit}): "
             f"{percent(abs(top.score) / total)} of the sum over {_counted(view)}."
         )
     role = "supports the output most" if top.score > 0 else "works against the output most"
     sentence = f"{name} {role}, with {signed(top.score)} {view.unit}"
-    meaning = _meaning(found, view, top.score) if view.unit == "nats" else ""
+    meaning = _meaning(found, view, top.score) if view.unit.split(",")[0] == "nats" else ""
     return f"{sentence}{': ' + meaning if meaning else ''}.{_interval(view, top)}"
 
 
@@ -334,6 +355,8 @@ def _meaning(found: Inputs, view: View, score: float) -> str:
     words = quoted(explained(found), 40)
     if found.kind == "contrast":
         words = f"{words}, against {quoted(found.contrast, 40)},"
+    elif found.shares:
+        words = "its sampled answers, on average,"
     elif found.kind == "meaning":
         words = f"{words}, or the same in other words,"
     if view.operator in REMOVALS:
@@ -384,19 +407,12 @@ def interval(view: View, part: Part) -> str:
 def cautions(found: Inputs, view: View) -> list[str]:
     """Return reasons to trust a method's scores less, each one or two sentences."""
     said = []
-    if not view.trusted:
-        value = view.measures.get("heldout_r2")
+    if not view.trusted and not view.notes:
+        said.append("Do not rely on these scores: the method did not pass its own check.")
+    error = view.measures.get("completeness_share", _left_over(found, view))
+    if error > LARGE_ERROR:
         said.append(
-            "Do not rely on these scores"
-            + (f": held-out R² is {plain(value, 2)}, 1 is perfect" if value is not None else "")
-            + ". Give more rows, or take larger units."
-        )
-    error = view.measures.get("completeness_error")
-    whole = abs(found.value - found.without) if _both(found) else None
-    if error is not None and whole and abs(error) > LARGE_ERROR * whole:
-        said.append(
-            f"The scores do not add up: the completeness error is {plain(error, 2)} nats, and they"
-            f" should sum to {plain(whole, 2)} nats in size."
+            f"The scores do not add up: their sum is off by {percent(error)} of what it should be."
         )
     if not view.signed:
         said.append(f"{view.title} says how much a unit matters, not in which direction.")
@@ -410,8 +426,12 @@ def removal(view: View) -> str:
     return f"{REMOVALS[view.operator][1]} Another way to remove can give other scores."
 
 
-def _both(found: Inputs) -> bool:
-    return found.value is not None and found.without is not None
+def _left_over(found: Inputs, view: View) -> float:
+    """Return the completeness error as a share of what all units are worth; 0.0 if none is due."""
+    error, value, without = view.measures.get("completeness_error"), found.value, found.without
+    if view.method not in ADDITIVE or error is None or value is None or without is None:
+        return 0.0
+    return abs(error) / abs(value - without) if value != without else 0.0
 
 
 def value_of(found: Inputs) -> list[tuple[str, str]]:
@@ -421,6 +441,10 @@ def value_of(found: Inputs) -> list[tuple[str, str]]:
         named = [("log of the probability ratio", value), ("the same, prompt removed", without)]
         return [(name, f"{signed(v)} nats") for name, v in named if v is not None]
     named = [("", value), (", prompt removed", without)]
+    if found.shares:
+        return [
+            (f"mean log-probability{end}", f"{plain(v)} nats") for end, v in named if v is not None
+        ]
     facts = [
         (f"probability{end}", percent(math.exp(min(0.0, v)))) for end, v in named if v is not None
     ]

@@ -121,7 +121,7 @@ def _style(sign: str, strength: int) -> str:
 
 
 def _key(view: View, *, plain: bool) -> Text:
-    key = Text(f"Scores in {visible(view.unit)}. ", style="dim")
+    key = Text(f"Unit: {visible(view.unit)}. ", style="dim")
     named = (
         {"+": "supports the output", "-": "works against it"}
         if view.signed

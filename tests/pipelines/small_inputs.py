@@ -10,11 +10,11 @@ IMAGE = '"><img src=x onerror=alert(2)>'
 BIDI = "user\u202e txt.exe\u202c and\u200bzero\u2066width\u2069"
 ABOUT = {
     "occlusion": ("Occlusion", "Change of the target when a window of units is removed."),
-    "leave_one_out": ("Leave one out", "Change of the target when one unit is removed."),
+    "leave-one-out": ("Leave one out", "Change of the target when one unit is removed."),
     "shapley": ("Shapley values", "Mean change when a unit joins a random set of others."),
     "lime": ("LIME", "Weights of a linear model fitted to random removals."),
     "tree": ("Decision tree", "Change that a tree fitted to random removals predicts."),
-    "integrated_gradients": (
+    "integrated-gradients": (
         "Integrated gradients",
         "Gradient times change of embedding along the way from the mean embedding.",
     ),
@@ -22,8 +22,8 @@ ABOUT = {
     "rollout": ("Attention rollout", "Share of attention that reaches a unit over all layers."),
 }
 SAMPLED = {"shapley", "lime", "tree"}
-UNSIGNED = {"saliency": "nats per embedding length", "rollout": "share of attention"}
-GRADIENT = {"integrated_gradients", "saliency", "rollout"}
+UNSIGNED = {"saliency": "nats per unit of embedding", "rollout": "share of attention, from 0 to 1"}
+GRADIENT = {"integrated-gradients", "saliency", "rollout"}
 SIGN = "positive: supports the output; without it the output would be less likely"
 
 
@@ -60,7 +60,6 @@ def explanation(
         "operator": "delete" if sampled else None,
         "forward_rows": 64 if method in SAMPLED else len(spans) + 1,
         "backward_rows": 0 if sampled else 1,
-        "seconds": 0.84,
         "units": [
             {
                 "start": start,
@@ -77,7 +76,7 @@ def explanation(
         "measures": {
             "heldout_r2": (0.93 if trusted else 0.12) if method in SAMPLED else None,
             "lds": (0.95 if trusted else 0.31) if sampled else None,
-            "completeness_error": 0.0004 if method in {"shapley", "integrated_gradients"} else None,
+            "completeness_error": 0.0004 if method in {"shapley", "integrated-gradients"} else None,
             "comprehensiveness": 0.8 * total if sampled else None,
             "sufficiency": 0.1 * total if sampled else None,
         },
@@ -111,7 +110,8 @@ def result(
             "kind": "likelihood",
             "words": f"log-probability of “{completion.strip()}”",
             "span": None,
-            "paraphrases": [],
+            "meanings": [],
+            "shares": None,
         },
         "value": -0.31,
         "value_without": -5.42,
@@ -129,6 +129,7 @@ def result(
         ],
         "explanations": explanations,
         "attention": None,
+        "seconds": 0.84,
         "provenance": {"seed": 0, "rows": 64, "versions": {"torch": "2.15.0", "whydidit": "0.1.0"}},
         **more,
     }
@@ -140,7 +141,7 @@ def question() -> dict[str, Any]:
     spans = cut(prompt, r"\w+")
     known = {"France": 4.31, "capital": 0.62, "What": -0.04, "Answer": -0.37}
     scores = [known.get(prompt[a:b], 0.01 * (i % 3)) for i, (a, b) in enumerate(spans)]
-    return result(prompt, " Paris", [explanation("leave_one_out", prompt, spans, scores)])
+    return result(prompt, " Paris", [explanation("leave-one-out", prompt, spans, scores)])
 
 
 SENTENCES = (
@@ -183,10 +184,10 @@ def examples() -> dict[str, Any]:
     given = result(prompt, " positive", [made])
     size = sum(abs(score) for score in scores)
     given["in_context"] = [
-        {"label": n, "text": b, "score": s, "share": abs(s) / size, "anchor": 0.1 + 0.05 * i}
-        for i, (n, b, s) in enumerate(zip(names, blocks, scores, strict=True))
+        {"label": n, "text": b, "score": s, "share": abs(s) / size}
+        for n, b, s in zip(names, blocks, scores, strict=True)
     ]
-    words = [prompt[a:b] for a, b in cut(prompt + " positive", r"\w+") if prompt[a:b]]
+    words = re.findall(r"\w+", prompt + " positive")
     given["attention"] = {
         "layers": 4,
         "heads": 6,
@@ -195,9 +196,16 @@ def examples() -> dict[str, Any]:
         "compared": {
             "before": "SmolLM2-135M",
             "after": "SmolLM2-135M fine-tuned",
+            "unit": "bits of Jensen-Shannon divergence, 0 to 1",
             "heads": [
-                {"layer": 3, "head": 1, "change": 0.62, "before": "Review", "after": "funny"},
-                {"layer": 1, "head": 4, "change": 0.31, "before": "Label", "after": "positive"},
+                {
+                    "layer": 3,
+                    "head": 1,
+                    "change": 0.62,
+                    "gained": [["funny", 0.31], ["positive", 0.12]],
+                    "lost": [["Review", -0.4]],
+                },
+                {"layer": 1, "head": 4, "change": 0.31, "gained": [["cry", 0.2]], "lost": []},
             ],
         },
     }
@@ -225,6 +233,14 @@ def chinese() -> dict[str, Any]:
         at += len(word)
     scores = [0.3, 0.0, 0.2, 0.1, -1.6, 5.2, 0.1, 0.7, 0.0, 0.4, 0.6, 0.2]
     return result(prompt, "马德里", [explanation("occlusion", prompt, spans, scores)])
+
+
+def meaning() -> dict[str, Any]:
+    """Several ways to say the answer count as one."""
+    given = question()
+    given["target"]["kind"] = "meaning"
+    given["target"]["meanings"] = [[" Paris", " the city of Paris"], [" Lyon"]]
+    return given
 
 
 def contrast() -> dict[str, Any]:
@@ -263,5 +279,6 @@ EVERY = {
     "examples": examples,
     "chinese": chinese,
     "contrast": contrast,
+    "meaning": meaning,
     "hostile": hostile,
 }
