@@ -87,6 +87,8 @@ def print_info(content: dict[str, Any], console: Console) -> None:
         console: Where to.
     """
     table = Table(title="Gradient store", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is for copying
     header, quality = content["header"], content["quality"]
     rows = {
         "folder": content["folder"],
@@ -99,8 +101,8 @@ def print_info(content: dict[str, Any], console: Console) -> None:
         "curvature's sample": describe_fit(content["curvature"]),
         "fidelity to exact scores": _fidelity(quality),
         "recall of the search": _recall(quality),
-        "model": header["model"],
-        "corpus": header["corpus"],
+        "model's fingerprint": header["model"],
+        "corpus's fingerprint": header["corpus"],
     }
     for key, value in rows.items():
         table.add_row(key, str(value))

@@ -628,6 +628,12 @@ def test_the_terminal_prints_text_as_text_and_never_as_commands():
     assert "\x07" not in text
 
 
+def test_line_breaks_and_indentation_are_single_blanks_in_the_terminal():
+    texts = ["if x:", "\n", "        ", "return\t\t1", "  "]
+    row = {"tokens": [{"text": text, "score": 1e-5} for text in texts]}
+    assert snippet(row).plain == "if x: return 1 "
+
+
 def test_the_terminal_shows_the_strongest_token_of_a_long_document():
     trace = sample_trace(top=1)
     tokens = [{"text": f" w{i}", "score": 1e-5} for i in range(900)]

@@ -106,6 +106,8 @@ def test_keys_follow_what_changes_bytes_and_nothing_else(finished):
         {"store_dtype": "float16"},
     ):
         assert keys(**changed)[1] != own[1], changed
+    kept = {"store": "top-eigen", "store_gigabytes": 1e-6}  # the same vectors, other columns
+    assert keys(**kept, self_influence="estimated")[1] != keys(**kept)[1]
 
 
 def test_curvlinops_fits_the_same_curvature(written, finished, copied):
