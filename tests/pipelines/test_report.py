@@ -23,6 +23,7 @@ from pipelines.report.charts import histogram, ticks
 from pipelines.report.heat import LEVELS, heat_map
 from pipelines.report.numbers import nats, percent, plain
 from pipelines.report.reading import cautions, result
+from pipelines.report.terminal import snippet
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(2)>'
