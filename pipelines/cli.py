@@ -281,6 +281,11 @@ def trace_command(
                 print(json.dumps(result, ensure_ascii=False))
             else:
                 _show(result, len(asked))
+    if all_scores is not None:
+        out.print(f"All scores: {all_scores}", soft_wrap=True, highlight=False)
+    if len(asked) > 1:
+        index = opened.root / "traces" / "index.html"
+        out.print(f"All traces: {index}", soft_wrap=True, highlight=False)
 
 
 def _queries(

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import datasets_cfg
 from pipelines.answers import says
@@ -195,5 +196,5 @@ def print_summary(run: Run, console: Console) -> None:
             f"{found['value']:.1%} of the exact top {found['at']} are among {found['candidates']} "
             "candidates of each sign",
         )
-    table.add_row("folder", str(run.root))
+    table.add_row("folder", Text(str(run.root), overflow="fold"))
     console.print(table)

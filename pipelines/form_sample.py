@@ -1,7 +1,9 @@
 """What a worker does to compare forms of a store: sampled documents of one shard, every form at once.
 
 Every form's scores are sums over layers, so layers are taken one by one, as the backward pass hands
-them out, and no whole row is ever held.
+them out, and no whole row is ever held.  Pairs of vectors are found for each chunk by itself: a
+document of several chunks comes out a little better here than in the store, whose own check is of the
+document.
 
 Axes: Q queries, N sampled documents of the shard, L layers, R pairs of vectors, B rows of a batch, O and
 I layer outputs and inputs.

@@ -141,7 +141,8 @@ def describe_choice(comparison: Stage, form: StoredForm) -> str:
     return (
         f"Store: {what} in {form.dtype}, {form.bytes:,} bytes a document; rank agreement with exact "
         f"scores {chosen.spearman:.2f}, {chosen.recall:.0%} of the exact top passed on (sample of "
-        f"{info['documents']} documents). Wanted: {wanted}. All candidates: `influence store info`."
+        f"{info['documents']} documents). Wanted: {wanted}. All candidates: "
+        f"`influence store info {comparison.root.name}`."
     )
 
 

@@ -87,6 +87,8 @@ def print_info(content: dict[str, Any], console: Console) -> None:
         console: Where to.
     """
     table = Table(title="Gradient store", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is for copying
     header, quality = content["header"], content["quality"]
     rows = {
         "folder": content["folder"],
@@ -99,8 +101,8 @@ def print_info(content: dict[str, Any], console: Console) -> None:
         "curvature's sample": describe_fit(content["curvature"]),
         "fidelity to exact scores": _fidelity(quality),
         "recall of the search": _recall(quality),
-        "model": header["model"],
-        "corpus": header["corpus"],
+        "model's fingerprint": header["model"],
+        "corpus's fingerprint": header["corpus"],
     }
     for key, value in rows.items():
         table.add_row(key, str(value))
@@ -113,15 +115,15 @@ def _compared(forms: dict[str, Any]) -> Table:
     """All candidates of the comparison, the chosen one marked."""
     table = Table(
         title="Forms that were compared",
-        caption=f"Sample of {forms['documents']} documents x {forms['queries']} queries. Wanted: "
-        f"{forms['wanted']}. Spearman, Pearson: with exact scores; recall: of the exact top.",
+        caption=f"Sample of {forms['documents']} documents x {forms['queries']} queries. Chosen "
+        f"(>): {forms['wanted']}. Spearman, Pearson: with exact scores; recall: of the exact top.",
     )
     for name in ("form", "numbers", "bytes a document", "Spearman", "Pearson", "recall"):
         table.add_column(name, justify="left" if name == "form" else "right")
     for one in forms["candidates"]:
         chosen = one == forms["chosen"]
         table.add_row(
-            f"{one['kind']}, {one['dtype']}{'  <- chosen' if chosen else ''}",
+            f"{'> ' if chosen else ''}{one['kind']}, {one['dtype']}",
             f"{one['numbers']:,}",
             f"{one['bytes']:,}",
             *(f"{one[name]:.3f}" for name in ("spearman", "pearson", "recall")),
@@ -141,7 +143,7 @@ def describe_fit(curvature: dict[str, Any]) -> str:
     """
     documents, error = f"{curvature['documents']:,} documents", curvature.get("sampling_error")
     if error is None:
-        return f"{documents}; its error is not known"
+        return f"{documents}; its error is not known (one part, no scatter)"
     return (
         f"{documents}; relative standard error of an eigenvalue {error['eigenvalues']:.1%}, of its "
         f"damped inverse {error['inverse']:.1%}"

@@ -1,5 +1,6 @@
 """A trace in the terminal: tables of proponents, opponents and sources."""
 
+import re
 from typing import Any
 
 from rich.console import Console
@@ -65,7 +66,9 @@ def snippet(row: dict[str, Any], limit: int = LONGEST_TEXT) -> Text:
         text, score = str(token.get("text") or ""), or_zero(token.get("score"))
         shown = text[max(0, start - position) : max(0, start + limit - position)]
         position += len(text)
-        line.append(visible(_one_line(shown)), style=_style(score, strongest))
+        joined = _one_line(shown)
+        joined = joined.lstrip(" ") if line.plain.endswith(" ") else joined
+        line.append(visible(joined), style=_style(score, strongest))
     return line.append("…") if start + limit < position else line
 
 
@@ -89,7 +92,8 @@ def _start(tokens: list[dict[str, Any]], limit: int) -> int:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\n", " ").replace("\t", " ")
+    """Line breaks and indentation as single blanks."""
+    return re.sub(r"[ \n\t]+", " ", text)
 
 
 def _style(score: float, strongest: float) -> str:

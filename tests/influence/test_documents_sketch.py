@@ -103,3 +103,12 @@ def test_recall_counts_the_exact_top_of_both_signs_among_the_candidates():
     assert fidelity.recall(compressed, exact, top=2, candidates=2) == pytest.approx(0.5)
     assert fidelity.recall(exact, exact, top=2, candidates=2) == 1.0
     assert fidelity.recall(compressed, exact, top=2, candidates=6) == 1.0
+    only_proponents = np.array([[5.0, 4.0, 0.0, -1.0, 1.0, 2.0]])
+    for found, sign in ((only_proponents, 1), (-only_proponents[:, ::-1], -1)):
+        assert fidelity.recall(sign * found, sign * exact, top=2, candidates=2) == 0.5
+
+
+def test_recall_of_more_documents_than_there_are_is_that_of_all_of_them():
+    scores = np.array([[3.0, -1.0, 2.0]])
+    assert fidelity.recall(scores, scores, top=20, candidates=200) == 1.0
+    assert fidelity.recall(scores, scores, top=20, candidates=1) == pytest.approx(1 / 3)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from influence import text
 from influence.documents import curvature, fit, preconditioner, scores, sketch, whitening
@@ -69,4 +70,7 @@ def test_squared_norms_are_those_of_the_gradient_either_way(tokens):
     a = torch.randn(3, tokens, 8, dtype=torch.float64, generator=generator)
     g = torch.randn(3, tokens, 6, dtype=torch.float64, generator=generator)
     expected = torch.einsum("bto,bti->boi", g, a).square().sum(dim=(1, 2))
-    assert_matches(squared_norms(a, g), expected)
+    with FlopCounterMode(display=False) as counter:
+        assert_matches(squared_norms(a, g), expected)
+    # the lesser work: Gram matrices of the tokens, or the gradient
+    assert counter.get_total_flops() == 2 * 3 * tokens * min(tokens * (8 + 6), 8 * 6)

@@ -1,5 +1,6 @@
 """Methods on a real run, retraining, and whole evaluations: known answers, resumes, messages."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -18,13 +19,15 @@ from influence.errors import InfluenceError
 from influence.layers import tracked_layers
 from influence.models import swap_conv1d
 from influence.text import collate
-from pipelines import cli
+from pipelines import cli, evaluation
 from pipelines.errors import RunError
+from pipelines.estimate import estimate
 from pipelines.evaluation import (
     evaluate,
     fitting_measures,
     read_evaluation,
     seconds_of,
+    seconds_of_scores,
     usable_methods,
 )
 from pipelines.evaluation_queries import evaluation_queries
@@ -51,7 +54,18 @@ from pipelines.training import (
     start_model,
     trained_tokenizer,
 )
-from tests.pipelines.small import build, documents, here, on_model, states, write_run
+from pipelines.worker import layers_of
+from tests.pipelines.small import (
+    QUERIES,
+    build,
+    documents,
+    here,
+    on_model,
+    rows_by_id,
+    states,
+    traces,
+    write_run,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 ASKED = (
@@ -121,6 +135,16 @@ def test_cosines_are_the_products_over_both_lengths(run):
         outer_QN = ratio_QN[:, :1] * ratio_QN[:1] / ratio_QN[0, 0]  # lengths factor
         np.testing.assert_allclose(ratio_QN, outer_QN, rtol=2e-4)
         assert np.abs(found[cosine]).max() <= 1 + 1e-6
+
+
+def test_the_ekfac_cosine_is_the_traces_normalised_score(run):
+    cosine_QN = scores(run, "ekfac-cosine", queries=QUERIES)["ekfac-cosine"]
+    for trace, cosine_N in zip(traces(run), cosine_QN, strict=True):
+        found = {f"d{i:02d}": value for i, value in enumerate(cosine_N)}
+        rows = rows_by_id(trace)
+        assert rows.keys() == found.keys()  # the one of several chunks among them
+        for name, row in rows.items():
+            assert found[name] == pytest.approx(row["normalised"], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["", "-cosine"])
@@ -422,6 +446,27 @@ def test_queries_are_the_ends_of_documents_where_nobody_names_any(run):
     for query in found:
         assert (query.prompt + query.completion) in texts
     assert [q.id for q in evaluation_queries(run, 10)] == [q.id for q in found]
+
+
+def test_scores_take_longer_the_more_states_lengths_and_curvatures_they_need(run, monkeypatch):
+    measured = functools.cache(lambda: estimate(*asked))
+    asked = [run.config, layers_of(run.model), 40, 2000, 2]  # the machine's speed, measured once
+    monkeypatch.setattr(evaluation, "estimate", lambda *_: measured())
+
+    def seconds(*names):
+        return seconds_of_scores(run, names)
+
+    assert seconds("bm25", "random") == 0
+    once = seconds("ekfac")  # its curvature is there
+    assert once > 0
+    assert seconds("ekfac-cosine") == pytest.approx(2 * once)
+    assert seconds("tracin") == pytest.approx(run.config.checkpoints * once)
+    assert seconds("kfac") > once
+    fits = seconds("kfac") - once
+    assert seconds("ekfac-averaged") == pytest.approx(
+        run.config.checkpoints * once + (run.config.checkpoints - 1) * fits
+    )
+    assert seconds("ekfac", "kfac") == pytest.approx(seconds("ekfac") + seconds("kfac"))
 
 
 def test_measures_that_do_not_fit_are_left_out_and_said(run):

@@ -23,6 +23,7 @@ from pipelines.report.charts import histogram, ticks
 from pipelines.report.heat import LEVELS, heat_map
 from pipelines.report.numbers import nats, percent, plain
 from pipelines.report.reading import cautions, result
+from pipelines.report.terminal import snippet
 
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(2)>'
@@ -626,6 +627,12 @@ def test_the_terminal_prints_text_as_text_and_never_as_commands():
     assert text.count("[bold]s") == 2  # in the result and in the table
     assert "\x1b[2J" not in text
     assert "\x07" not in text
+
+
+def test_line_breaks_and_indentation_are_single_blanks_in_the_terminal():
+    texts = ["if x:", "\n", "        ", "return\t\t1", "  "]
+    row = {"tokens": [{"text": text, "score": 1e-5} for text in texts]}
+    assert snippet(row).plain == "if x: return 1 "
 
 
 def test_the_terminal_shows_the_strongest_token_of_a_long_document():

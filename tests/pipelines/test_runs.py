@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from pipelines.config import RunConfig, read_run
 from pipelines.curvature import curvature_key, read_curvature
@@ -106,6 +107,8 @@ def test_keys_follow_what_changes_bytes_and_nothing_else(finished):
         {"store_dtype": "float16"},
     ):
         assert keys(**changed)[1] != own[1], changed
+    kept = {"store": "top-eigen", "store_gigabytes": 1e-6}  # the same vectors, other columns
+    assert keys(**kept, self_influence="estimated")[1] != keys(**kept)[1]
 
 
 def test_curvlinops_fits_the_same_curvature(written, finished, copied):
@@ -121,6 +124,8 @@ def test_curvlinops_fits_the_same_curvature(written, finished, copied):
             float((found.sum() - layer.eigenvalues_OI.sum()).abs()) < 1e-4 * largest * found.numel()
         )
         assert float(found.max()) == pytest.approx(largest, rel=1e-3)
+    # another program's sums, hence other rounding
+    assert any(not torch.equal(ours[n].eigenvalues_OI, theirs[n].eigenvalues_OI) for n in ours)
 
 
 def test_other_documents_are_another_corpus(written, copied, tmp_path):

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,16 +12,24 @@ from safetensors.torch import save_file
 
 import gradients_store
 from influence.documents import sketch
-from pipelines import store_forms
+from influence.documents.fidelity import recall
+from influence.documents.gradients import per_document_gradients
+from influence.documents.preconditioner import inverse_root, retained_variance
+from influence.text import collate
+from pipelines import form_candidates, store_check, store_forms
 from pipelines.config import RunConfig, validate
 from pipelines.errors import RunError
-from pipelines.form_candidates import Candidate, allocated
-from pipelines.form_sample import FACTOR_DTYPES, rounded
+from pipelines.form_candidates import Candidate, allocated, compared
+from pipelines.form_sample import FACTOR_DTYPES, FormSpec, rounded, sample_forms
 from pipelines.gradient_files import StoredForm, load_form, save_form
+from pipelines.gradients import fitted, plan_shards
 from pipelines.run_folder import Stage
 from pipelines.runs import open_run, open_traced
-from pipelines.store_forms import pick
-from tests.pipelines.small import QUERIES, build, rows_by_id, states, traces
+from pipelines.store_forms import pick, simple_form
+from pipelines.store_sample import choose_documents, sample_gradients
+from pipelines.tokens import read_chunks, shard_path
+from pipelines.worker import language_model, layers_of
+from tests.pipelines.small import QUERIES, build, here, rows_by_id, states, traces
 
 SHAPES = {"b": (6, 5), "a": (4, 9)}
 
@@ -324,8 +334,9 @@ def test_the_comparison_is_made_once(written, small_store, tmp_path, monkeypatch
     shutil.rmtree(root / "gradients")
     again = build(written, root.parent, store_bytes=700)
     assert again.gradients.key == small_store.gradients.key
-    with pytest.raises(AssertionError, match="compared again"):
-        build(written, root.parent, store_bytes=701)
+    for changed in ({"store_bytes": 701}, {"store_bytes": 700, "self_influence": "estimated"}):
+        with pytest.raises(AssertionError, match="compared again"):
+            build(written, root.parent, **changed)
 
 
 def test_a_comparison_that_was_not_sealed_is_made_again(written, small_store, tmp_path):
@@ -386,6 +397,118 @@ def test_kinds_formats_and_bytes_that_are_asked_for_are_kept(written, copied, se
     if "store_bytes" in settings:
         assert 0.7 * settings["store_bytes"] <= bytes_of_rows(run) <= settings["store_bytes"]
     assert traces(run, QUERIES[:1])
+
+
+@pytest.mark.parametrize("self_influence", ["exact", "estimated"])
+def test_sampled_scores_are_those_of_each_documents_whole_gradient(finished, self_influence):
+    """Also of the document that is several chunks, whose rows stand in one batch."""
+    config = finished.config.model_copy(update={"self_influence": self_influence})
+    stages = (finished.corpus, finished.tokens, finished.curvature, finished.model)
+    run = fitted(config, *stages)
+    model, layers = language_model(finished.model), layers_of(finished.model)
+    variances = [retained_variance(run.curvature[n], config.damping) for n in run.shapes]
+    strongest = torch.cat([v.flatten() for v in variances]).argsort(descending=True)
+
+    def whitened(gradients_BOI):
+        """``[B, P]``: all layers end to end, by the formula."""
+        rows = []
+        for name, gradient_BOI in gradients_BOI.items():
+            layer = run.curvature[name]
+            rotated = layer.out_basis_OO.T @ gradient_BOI @ layer.in_basis_II
+            rows.append((rotated * inverse_root(layer, config.damping)).flatten(1))
+        return torch.cat(rows, dim=1)
+
+    lengths = gains = 0.0
+    for spec in choose_documents(run.specs, 40):
+        spec = replace(spec, queries=run.queries)
+        query_QP = whitened(sample_gradients(spec))
+        own_NP = torch.zeros(len(spec.rows), query_QP.shape[1])
+        for chunk in read_chunks(shard_path(Path(spec.tokens), spec.shard)):
+            batch = collate([chunk], model.pad_id)
+            rows, _ = per_document_gradients(model.model, layers, batch)
+            [row_P] = whitened(rows)
+            own_NP[spec.rows.index(chunk.document)] += row_P
+            lengths += float(row_P.square().sum())  # pairs are found chunk by chunk
+        found = sample_forms(
+            FormSpec(
+                spec=spec,
+                coordinates=(7, 90),
+                sides=(),
+                whole=True,
+                seed=0,
+                separable=self_influence == "estimated",
+            )
+        )
+        exact_QN = (query_QP @ own_NP.T).numpy()
+        bound = 1e-4 * np.abs(exact_QN).max()
+        np.testing.assert_allclose(found.exact_QN, exact_QN, atol=bound)
+        for size in (7, 90):
+            kept = strongest[:size]
+            kept_QN = (query_QP[:, kept] @ own_NP[:, kept].T).numpy()
+            np.testing.assert_allclose(found.dense["top-eigen", size], kept_QN, atol=bound)
+        # twelve pairs are nearly all of these small matrices
+        factors_QN = found.factors["int8"].sum(axis=(0, 1))
+        assert np.abs(factors_QN - exact_QN).max() < 0.05 * np.abs(exact_QN).max()
+        gains += float(found.gain_LR.sum())
+    if self_influence == "exact":
+        assert 0.9 * lengths < gains < 1.001 * lengths
+
+
+def test_an_estimate_changes_the_column_of_self_influence_alone(written, copied):
+    stores = [
+        open_traced(
+            build(written, copied.parent, store="top-eigen", store_bytes=304, self_influence=how)
+        ).store
+        for how in ("exact", "estimated")
+    ]
+    names = ("self_influence", "loss", "gradient_norm", "scale")
+    exact, estimated = (
+        {n: np.concatenate([t.column(n).to_numpy() for _, t in store.tables(names)]) for n in names}
+        for store in stores
+    )
+    for name in names[1:]:
+        np.testing.assert_allclose(estimated[name], exact[name], rtol=1e-3)
+    ratio = estimated["self_influence"] / exact["self_influence"]
+    assert 0.5 < ratio.mean() < 2
+    assert np.abs(ratio - 1).max() > 0.01
+
+
+def test_a_small_sample_judges_the_store_as_the_whole_corpus_would(finished, monkeypatch):
+    """Of every fourth document, of which a quarter of the top and of the candidates are taken."""
+    monkeypatch.setattr(store_check, "SAMPLE_DOCUMENTS", 10)
+    config = finished.config.model_copy(update={"top": 8, "candidates": 8})
+    traced = open_traced(finished)
+    asked = []
+
+    def counted(stored_QN, exact_QN, top, candidates):
+        asked.append((exact_QN.shape[1], top, candidates))
+        return recall(stored_QN, exact_QN, top, candidates)
+
+    monkeypatch.setattr(store_check, "recall", counted)
+    stages = (finished.corpus, finished.tokens, finished.curvature, finished.model)
+    specs = plan_shards(config, *stages, finished.gradients, traced.store.header)
+    with here() as pool:
+        quality = store_check.check_store(specs, finished.tokens, config, pool)
+    assert asked == [(10, 2, 2)]
+    assert quality["fidelity"]["documents"] == 10
+    assert quality["fidelity"]["pearson"] > 0.999  # whole rows
+    assert quality["recall"]["value"] == 1.0
+
+
+def test_vectors_whose_shard_would_not_fit_into_memory_are_left_out(finished, monkeypatch):
+    config = finished.config.model_copy(update={"store_bytes": 2000})
+    run = fitted(config, finished.corpus, finished.tokens, finished.curvature, finished.model)
+    budgets = [500, 2000]
+    with here() as pool:
+        every = compared(run, budgets, config, pool)
+        largest = sorted(c.numbers for c in every)[len(every) // 2]
+        gigabytes = largest * config.documents_per_shard * 4 / 1e9
+        monkeypatch.setattr(form_candidates, "SHARD_GIGABYTES", gigabytes * (1 + 1e-9))
+        held = compared(run, budgets, config, pool)
+    assert held == [c for c in every if c.numbers <= largest]
+    assert len(held) < len(every)
+    whole = RunConfig(**{**config.model_dump(), "store_bytes": None})
+    assert simple_form(whole, run.curvature, run.shapes, 10**9) is None
 
 
 def test_factors_in_floats_are_refused():
