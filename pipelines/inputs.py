@@ -51,8 +51,8 @@ from pipelines.input_questions import Asked
 from pipelines.input_result import describe
 from pipelines.input_samples import with_meanings
 from pipelines.queries import Query
-from pipelines.report.inputs_page import render_inputs_index, write_inputs_page
-from pipelines.run_folder import key_of, new_file, write_json
+from pipelines.report.inputs_page import write_inputs_index, write_inputs_page
+from pipelines.run_folder import key_of, write_json
 from pipelines.runs import Run, versions
 from pipelines.worker import ModelSpec, language_model
 
@@ -163,11 +163,10 @@ def run_inputs(
         result = json.loads((one.result / RESULT).read_text("utf-8"))
         result["folder"] = str(one.result)
         result["page"] = str(_write_page(one, result, options.html))
-        results.append({**result, "id": one.result.name})  # the index links by folder name
+        results.append(result)
         yield result
     if len(results) > 1:
-        with new_file(root / "inputs" / "index.html") as temporary:
-            temporary.write_text(render_inputs_index(results, "{id}/report.html"), "utf-8")
+        write_inputs_index(results, root / "inputs" / "index.html")
 
 
 def inputs_of_queries(

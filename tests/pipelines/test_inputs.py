@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -166,7 +167,7 @@ def test_it_goes_on_after_a_kill(toy_folder, tmp_path):
     for one, other in zip(expected, again, strict=True):
         assert np.array_equal(scores(one), scores(other))
     made = [a["found"] for a in attempts]
-    for earlier, later in zip(made, made[1:], strict=False):
+    for earlier, later in pairwise(made):
         assert set(earlier) <= set(later)  # what is there stays
 
 
