@@ -112,7 +112,7 @@ def prepare(loaded: LanguageModel, question: Question) -> Prepared:
     others = [text for group in counted for text in group] + [question.contrast]
     texts = list(dict.fromkeys([question.completion, *(x for x in others if x is not None)]))
     passages = read_passages(loaded, as_read(question.prompt), texts)
-    units = split_units(loaded, passages[0], question.unit, question.examples)
+    units = split_units(passages[0], question.unit, question.examples)
     return Prepared(
         question=question,
         passages=passages,

@@ -13,15 +13,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
 
 from influence.errors import InputError
 from influence.inputs import boundaries
 from influence.inputs.examples import Example, Span, find_examples
 from influence.inputs.passage import Passage, Unit
-
-if TYPE_CHECKING:
-    from influence.models import LanguageModel
 
 LEVELS = ("token", "word", "phrase", "sentence", "paragraph", "section", "example", "prompt")
 """From the finest to the coarsest."""
@@ -37,7 +33,6 @@ Tree = dict[str, tuple[Unit, ...]]
 
 
 def split_units(
-    loaded: LanguageModel,
     passage: Passage,
     level: str,
     examples: Sequence[Span] | None = None,
@@ -45,7 +40,6 @@ def split_units(
     """Divide a prompt into units of one level.
 
     Args:
-        loaded: The model.
         passage: A prompt with its completion.
         level: One of `LEVELS`.
         examples: First character of each in-context example and one past its last, in the
@@ -63,16 +57,13 @@ def split_units(
         nearest = get_close_matches(level.lower(), LEVELS, n=1, cutoff=0.4)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise InputError(f"inputs: unit {level!r}, expected one of {', '.join(LEVELS)}.{hint}")
-    return unit_tree(loaded, passage, examples)[level]
+    return unit_tree(passage, examples)[level]
 
 
-def unit_tree(
-    loaded: LanguageModel, passage: Passage, examples: Sequence[Span] | None = None
-) -> Tree:
+def unit_tree(passage: Passage, examples: Sequence[Span] | None = None) -> Tree:
     """Divide a prompt into units of every level.
 
     Args:
-        loaded: The model.
         passage: A prompt with its completion.
         examples: As for `split_units`.
 

@@ -58,7 +58,7 @@ def passage_of(prompt, loaded=TOY, completion=" on"):
 
 def texts_of(prompt, level, loaded=TOY, **options):
     passage = passage_of(prompt, loaded)
-    units = split_units(loaded, passage, level, **options)
+    units = split_units(passage, level, **options)
     return [passage.text[unit.start : unit.end] for unit in units]
 
 
@@ -67,7 +67,7 @@ def texts_of(prompt, level, loaded=TOY, **options):
 
 def check_tree(loaded, passage):
     """Every level parts the same characters and tokens, and lies in the next."""
-    tree = unit_tree(loaded, passage)
+    tree = unit_tree(passage)
     assert tuple(tree) == LEVELS
     owners = {level: units_of_tokens(passage, units) for level, units in tree.items()}
     for level, units in tree.items():
@@ -77,7 +77,7 @@ def check_tree(loaded, passage):
         owned = set(owners[level][owners[level] >= 0])
         assert owned == set(range(len(units))), f"a {level} without a token"
         assert ((owners[level] >= 0) == (owners["token"] >= 0)).all()
-        assert split_units(loaded, passage, level) == units
+        assert split_units(passage, level) == units
     for finer, coarser in pairwise(LEVELS):
         assert {u.start for u in tree[coarser]} <= {u.start for u in tree[finer]}
         assert {u.end for u in tree[coarser]} <= {u.end for u in tree[finer]}
@@ -293,11 +293,11 @@ def test_a_turn_is_a_section_and_a_pair_of_turns_an_example():
         {"role": "user", "content": "the Paris"},
     ]
     passage = passage_of(messages)
-    sections = split_units(TOY, passage, "section")
+    sections = split_units(passage, "section")
     assert [unit.label for unit in sections] == ["system", "user", "assistant", "user"]
     assert texts_of(messages, "section") == [m["content"] for m in messages]
     assert texts_of(messages, "sentence") == ["the an", "the is.", " On", "Q: c", "the Paris"]
-    examples = split_units(TOY, passage, "example")
+    examples = split_units(passage, "example")
     assert [unit.label for unit in examples] == ["instruction", "example 1", "query"]
     assert texts_of(messages, "example")[1] == "the is. On<eos>\n<assistant>Q: c"
     [prompt] = texts_of(messages, "prompt")
@@ -317,7 +317,7 @@ def test_special_tokens_written_in_a_text_part_it_and_are_in_no_small_unit():
 def test_examples_may_be_given():
     text = "the an is on Paris"
     passage = passage_of(text)
-    units = split_units(TOY, passage, "example", examples=[(4, 6), (7, 9)])
+    units = split_units(passage, "example", examples=[(4, 6), (7, 9)])
     assert [(text[u.start : u.end], u.label) for u in units] == [
         ("the", "instruction"),
         (" an", "example 1"),
@@ -327,7 +327,7 @@ def test_examples_may_be_given():
     assert texts_of(text, "sentence", examples=[(4, 9)]) == ["the", " an is", " on Paris"]
     for spans in ([(4, 4)], [(4, 7), (6, 9)], [(-1, 3)], [(4, 19)]):
         with pytest.raises(InputError, match="expected disjoint parts of the prompt"):
-            split_units(TOY, passage, "example", examples=spans)
+            split_units(passage, "example", examples=spans)
 
 
 # Refusals
@@ -337,9 +337,9 @@ def test_split_units_refuses_unknown_levels():
     with pytest.raises(
         InputError, match=r"unit 'Sentences', expected one of token, .* 'sentence'\?"
     ):
-        split_units(TOY, passage_of("the"), "Sentences")
+        split_units(passage_of("the"), "Sentences")
     with pytest.raises(InputError, match=r"unit 'zzz', expected one of [a-z, ]*prompt\.$"):
-        split_units(TOY, passage_of("the"), "zzz")
+        split_units(passage_of("the"), "zzz")
 
 
 # A real tokenizer
