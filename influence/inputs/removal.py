@@ -160,20 +160,15 @@ def make_row(
     """
     if removed_L[passage.first :].any():
         raise InputError("inputs: a token of the completion would be removed, expected the prompt.")
-    if removal.operator == "delete":
-        return _deleted(passage, removed_L, removal.anchor)
     tokens, first = passage.tokens, passage.first
-    everything_L, nothing_L = np.ones(len(tokens), bool), np.zeros(len(tokens), bool)
-    plain = Row(tokens=tokens, first=first, attended_L=everything_L, blurred_L=nothing_L)
-    if not first:  # a completion of nothing: only an anchor comes before it
+    if removal.operator == "delete" or not first:
         return _deleted(passage, removed_L, removal.anchor)
+    if removal.operator == "mask":
+        return _masked(passage, removed_L, removal.anchor)
+    everything_L, nothing_L = np.ones(len(tokens), bool), np.zeros(len(tokens), bool)
     if removal.operator == "replace":
         replaced = np.where(removed_L, np.int32(removal.replacement), tokens)
         return Row(tokens=replaced, first=first, attended_L=everything_L, blurred_L=nothing_L)
-    if not removed_L.any():
-        return plain
-    if removal.operator == "mask":
-        return _masked(passage, removed_L, removal.anchor)
     noise = (removal.seed, *map(int, mask)) if removal.operator == "noise" else None
     return Row(
         tokens=tokens, first=first, attended_L=everything_L, blurred_L=removed_L, noise=noise
