@@ -78,6 +78,17 @@ def test_paired_random_stops_where_other_masks_are_too_unlikely():
     assert 2 <= len(kept_MU) < 4000
 
 
+@pytest.mark.parametrize("name", ["paired_random", "kernel_shap_pairs"])
+def test_random_designs_tell_units_apart_better_than_their_first_candidates(name, monkeypatch):
+    def variance(seed):
+        kept_MU = RANDOM[name](10, 32, seed) - 0.5
+        return np.trace(np.linalg.inv(kept_MU.T @ kept_MU))
+
+    spread = np.mean([variance(seed) for seed in range(10)])
+    monkeypatch.setattr(designs, "CANDIDATES", 1)
+    assert spread < 0.8 * np.mean([variance(seed) for seed in range(10)])
+
+
 @pytest.mark.parametrize("units", [9, 10])
 def test_kernel_shap_pairs_have_the_sizes_of_the_kernel(units):
     pairs = 12
