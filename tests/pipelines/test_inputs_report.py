@@ -245,6 +245,26 @@ def test_of_overlapping_units_the_shorter_owns_the_characters():
     assert scores == [(-2.0, text[:inner]), (1.0, "capital"), (-2.0, text[inner + 7 : 40])]
 
 
+def test_a_unit_hidden_in_two_gaps_is_counted_once():
+    given = question()
+    given["text"] = "word " * 4_000 + given["completion"]
+    given["begin"] = 20_000
+    inner = [
+        {"start": i, "end": i + 100, "score": 1 / (1 + abs(i - 10_000))}
+        for i in range(9_000, 11_000, 100)
+    ]
+    outer = {"start": 0, "end": 19_000, "score": -0.0001}
+    given["explanations"][0]["units"] = [outer, *inner]
+    found = reading.read(given)
+    cut = strip(found, found.views[0], 1_000)
+    folded = [piece for piece in cut if piece.folded]
+    assert len(folded) > 1
+    shown = sum({id(p.part): p.part.score for p in cut if p.part}.values())
+    assert shown + sum(piece.worth for piece in folded) == pytest.approx(
+        sum(unit["score"] for unit in [outer, *inner]), abs=1e-9
+    )
+
+
 def test_hostile_text_of_100_kb_makes_a_page_of_reasonable_size():
     given = hostile()
     assert len(given["text"]) > 95_000
