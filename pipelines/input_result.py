@@ -97,7 +97,7 @@ def _examples(prepared: Prepared, main: Explanation) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "label": "the rest" if share.example is None else share.example.label,
+            "label": None if share.example is None else share.example.label,
             "text": ""
             if share.example is None
             else passage.text[share.example.start : share.example.end],
@@ -191,7 +191,8 @@ def _curves(found: Faithfulness) -> dict[str, Any] | None:
         if curve is not None:
             curves[name] = _points(curve.shares_K, curve.values_K)
             curves[f"{name}_random"] = _points(curve.shares_K, curve.random_K)
-    return curves or None
+    drawn = [c for c in (found.deletion, found.insertion) if c is not None]
+    return {**curves, "exact": all(c.exact for c in drawn)} if drawn else None
 
 
 def _points(shares_K: np.ndarray, values_K: np.ndarray) -> list[list[float]]:
