@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from influence.inputs.attention.compare import HeadChange, compare_heads
-from influence.inputs.attention.maps import attention_maps
+from influence.inputs.attention.maps import attention_maps, text_owner
+from influence.inputs.examples import find_examples
 from influence.inputs.explain import Prepared, Question, prepare
+from influence.inputs.gradient.embedded import embed_target
+from influence.inputs.in_context import label_flow
 from influence.inputs.passage import Unit
 from influence.models import LanguageModel, load_model
 from pipelines.input_files import read_maps, write_maps
@@ -46,6 +49,7 @@ def draw_maps(task: MapTask) -> str:
         "layers": maps.maps_LHUU.shape[0],
         "heads": maps.maps_LHUU.shape[1],
     }
+    about["labels"] = _labels(loaded, prepared)
     if task.compare is not None:
         about["compared"] = _compared(loaded, task.compare, prepared, parts)
     return str(write_maps(Path(task.path), maps.maps_LHUU, about))
@@ -69,6 +73,28 @@ def parts_of(prepared: Prepared) -> list[Unit]:
     passage = prepared.passages[0]
     said = Unit(level="completion", start=passage.begin, end=len(passage.text))
     return [*prepared.units[-MOST_PARTS:], said]
+
+
+def _labels(loaded: LanguageModel, prepared: Prepared) -> dict[str, Any] | None:
+    """How content flows through the label words of demonstrations; None where there are none."""
+    passage, given = prepared.passages[0], prepared.question.examples
+    answers = [e.answer for e in find_examples(passage, given) if e.answer is not None]
+    labels = [
+        Unit(level="word", start=start, end=end, label=passage.text[start:end].strip())
+        for start, end in answers
+    ]
+    owned = set(text_owner(passage, labels).tolist())
+    labels = [label for number, label in enumerate(labels) if number in owned]
+    if not labels or len(prepared.passages) > 1:
+        return None
+    flow = label_flow(embed_target(loaded, prepared.passages, prepared.target), labels)
+    return {
+        "words": [label.label for label in labels],
+        "unit": "mean |attention x gradient| of an edge, nats to first order",
+        "to_labels": flow.to_labels_L.tolist(),
+        "to_answer": flow.to_answer_L.tolist(),
+        "between_words": flow.between_words_L.tolist(),
+    }
 
 
 def _compared(

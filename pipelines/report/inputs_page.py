@@ -115,6 +115,7 @@ def render_inputs(result: Mapping[str, Any], weights_LHWW: np.ndarray | None = N
         examples=_examples(result.get("in_context") or []),
         pictures=gallery(words, weights_LHWW) if words and weights_LHWW is not None else None,
         compared=_compared(attention.get("compared") or {}),
+        labels=_labels(attention.get("labels") or {}),
         made=_provenance(result, found),
         levels=reading.PLURALS,
     )
@@ -420,6 +421,16 @@ def _words(pairs: Sequence[Any]) -> list[tuple[str, str]]:
     return [
         (shortened(str(pair[0] or ""), LONGEST_WORD), signed(pair[1], 2)) for pair in pairs if pair
     ]
+
+
+def _labels(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, by layer, how much flows to label words, from them to the answer, and elsewhere."""
+    flows = [given.get(name) or [] for name in ("to_labels", "to_answer", "between_words")]
+    rows = [
+        (f"layer {layer}", [plain(value) for value in values])
+        for layer, values in enumerate(zip(*flows, strict=True))
+    ]
+    return {"words": given.get("words") or [], "unit": given.get("unit"), "rows": rows}
 
 
 def _provenance(result: Mapping[str, Any], found: Inputs) -> list[tuple[str, Facts]]:

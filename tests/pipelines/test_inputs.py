@@ -175,12 +175,9 @@ def test_all_methods_judge_themselves_on_masks_outside_their_design(model, tmp_p
     [result] = run(model, tmp_path, methods=ALL, how=How(rows=64, heldout=24, curves=True))
     for one in result["explanations"]:
         assert -1 <= one["measures"]["lds"] <= 1
-        assert set(one["curves"]) == {
-            "deletion",
-            "deletion_random",
-            "insertion",
-            "insertion_random",
-        }
+        kinds = {"deletion", "deletion_random", "insertion", "insertion_random"}
+        assert set(one["curves"]) == {*kinds, "exact"}
+        assert one["curves"]["exact"]
         shares = [point[0] for point in one["curves"]["deletion"]]
         assert shares[0] == 0
         assert shares[-1] == 1
@@ -213,6 +210,22 @@ def test_heads_are_shown_and_compared(model, tmp_path, toy_folder):
     assert [h["change"] for h in heads] == sorted((h["change"] for h in heads), reverse=True)
     assert 0 < heads[0]["change"] <= 1
     assert "layer 0, head" in (tmp_path / "inputs").rglob("report.html").__next__().read_text()
+
+
+def test_demonstrations_get_shares_and_their_labels_a_flow(model, tmp_path):
+    prompt = "Q: Oslo\nA: no\nQ: Lima\nA: pe\nQ: Rome\nA:"
+    shots = asked(prompt=prompt, completion=" it")
+    [result] = run(model, tmp_path, shots, methods="shapley", attention=True)
+    shares = result["in_context"]
+    assert [e["label"] for e in shares] == ["example 1", "example 2", None]
+    assert sum(e["score"] for e in shares) == pytest.approx(
+        result["value"] - result["value_without"], rel=1e-6
+    )
+    labels = result["attention"]["labels"]
+    assert labels["words"] == ["no", "pe"]
+    assert len(labels["to_answer"]) == 1
+    page = (tmp_path / "inputs").rglob("report.html").__next__().read_text("utf-8")
+    assert "Label words as anchors" in page
 
 
 def test_a_meaning_is_worth_at_least_its_likeliest_form(model, tmp_path):
