@@ -147,9 +147,9 @@ def shared_beginning(one: Row, other: Row) -> int:
     Returns:
         Number of tokens, all before the one that predicts the completion of the first row.
     """
-    most = min(one.readout, len(other.tokens))
+    most = min(one.first - 1, len(other.tokens))
     differs_L = one.tokens[:most] != other.tokens[:most]
-    differs_L |= one.attended_L[:most] != other.attended_L[:most]
+    differs_L |= one.positions_L[:most] != other.positions_L[:most]
     differs_L |= one.blurred_L[:most] | other.blurred_L[:most]
     return int(differs_L.argmax()) if differs_L.any() else most
 
@@ -181,7 +181,7 @@ def _read_all(
 ) -> list[np.ndarray]:
     families = _families(rows)
     shared = [shared_beginning(rows[family[0]], rows[0]) for family in families]
-    siblings = [rows[number].readout for family in families for number in family[1:]]
+    siblings = [rows[number].first - 1 for family in families for number in family[1:]]
     saved = sum(shared[1:]) + sum(siblings)
     if saved > SAVED * sum(len(row.tokens) for row in rows) and CACHED <= reader.accepts:
         found = _read_families(reader, rows, families, shared, (token_budget, max_rows))
@@ -234,7 +234,7 @@ def _read_families(
         for others in zip_longest(*(family[1:] for family in members)):
             owners = [owner for owner, number in enumerate(others) if number is not None]
             chosen = [others[owner] for owner in owners]
-            start = min(rows[number].readout for number in chosen)
+            start = min(rows[number].first - 1 for number in chosen)
             past = _beginning(cache, start, owners) if start else None
             found, _ = _read(reader, [rows[number] for number in chosen], start, past)
             values.update(zip(chosen, found, strict=True))
@@ -246,7 +246,7 @@ def _read(
 ) -> tuple[list[np.ndarray], Any]:
     # One forward pass, of the tokens from `start` on: log-probabilities of each row's completion,
     # and the keys and values of all its tokens if asked for.
-    needed = [np.array([row.readout, *range(row.first, len(row.tokens) - 1)]) for row in rows]
+    needed = [np.arange(row.first - 1, len(row.tokens) - 1) for row in rows]
     positions_N = np.unique(np.concatenate(needed))
     kept_N = torch.from_numpy(positions_N - start).to(reader.device)
     inputs = _inputs(reader, rows, start)
@@ -274,18 +274,24 @@ def _read(
 
 
 def _inputs(reader: _Reader, rows: Sequence[Row], start: int) -> dict[str, Any]:
-    # Tokens from `start` on, padded on the right; the attention mask covers what is cached, too.
+    # Tokens from `start` on, padded on the right, where no real token can see it. The padding is not
+    # masked: a query that may attend to nothing would be NaN in some attention kernels.
     width = max(len(row.tokens) for row in rows)
     tokens_BL = np.full((len(rows), width), reader.pad_id)
-    attended_BL = np.zeros((len(rows), width), np.int64)
+    positions_BL = np.zeros((len(rows), width), np.int64)
     for number, row in enumerate(rows):
         tokens_BL[number, : len(row.tokens)] = row.tokens
-        attended_BL[number, : len(row.tokens)] = row.attended_L
+        positions_BL[number, : len(row.tokens)] = row.positions_L
     tokens_BS = torch.from_numpy(tokens_BL[:, start:]).to(reader.device)
-    inputs: dict[str, Any] = {"attention_mask": torch.from_numpy(attended_BL).to(reader.device)}
+    inputs: dict[str, Any] = {
+        "attention_mask": torch.ones(len(rows), width, dtype=torch.int64, device=reader.device)
+    }
     if "position_ids" in reader.accepts:
-        inputs["position_ids"] = torch.arange(start, width, device=reader.device).expand(
-            len(rows), -1
+        inputs["position_ids"] = torch.from_numpy(positions_BL[:, start:]).to(reader.device)
+    elif any(row.positions_L[-1] >= len(row.tokens) for row in rows):
+        raise InputError(
+            f"inputs: operator mask, but {type(reader.model).__name__} takes no position ids, so "
+            "that positions cannot be kept. Use delete or replace."
         )
     if reader.moments is None or not any(row.blurred_L.any() for row in rows):
         return inputs | {"input_ids": tokens_BS}

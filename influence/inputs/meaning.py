@@ -7,9 +7,9 @@ the mean cosine distance between their members is at most a threshold (average l
 
 What embeds: all-MiniLM-L6-v2 where its package is installed, else the explained model (mean of its
 last hidden states over the answer, after the prompt). Small models' states tell wordings apart
-better than meanings: in three sets of short answers, SmolLM2-135M's paraphrases were 0.12 to 0.14 apart and
-other answers 0.12 to 0.26 (MiniLM: 0.22 to 0.46 and 0.53 to 0.82). Neither is sure of opposites,
-such as a good and a terrible film: look at the groups.
+better than meanings: in three sets of short answers, SmolLM2-135M's paraphrases were 0.12 to 0.14
+apart on average and other answers 0.12 to 0.26 (MiniLM: 0.22 to 0.46, and 0.53 to 0.82). Neither is
+sure of opposites, such as a good and a terrible film: look at the groups.
 
 Axes: N texts, B rows of a batch, L tokens of a row, D embedding coordinates, V tokens.
 """
@@ -202,10 +202,9 @@ def embed(loaded: LanguageModel, prompt: str | Messages, texts: Sequence[str]) -
 def _hidden(decoder: nn.Module, passages: Sequence[Passage], loaded: LanguageModel) -> list[Tensor]:
     width = max(len(passage.tokens) for passage in passages)
     ids_BL = torch.full((len(passages), width), loaded.pad_id)
-    mask_BL = torch.zeros(len(passages), width, dtype=torch.int64)
+    mask_BL = torch.ones_like(ids_BL)  # no token can see the padding on its right
     for row, passage in enumerate(passages):
         ids_BL[row, : len(passage.tokens)] = torch.from_numpy(passage.tokens)
-        mask_BL[row, : len(passage.tokens)] = 1
     hidden_BLD = decoder(
         input_ids=ids_BL.to(loaded.device), attention_mask=mask_BL.to(loaded.device)
     )[0]

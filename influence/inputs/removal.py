@@ -4,14 +4,14 @@ Only tokens of the prompt are removed; the completion is what the model is asked
 
 - `delete`: nothing. What follows moves up: positions count from 0 without gaps.
 - `replace`: one token, the same everywhere (`replacement_id`).
-- `mask`: the token, which no other token attends to; positions stay. (ALiBi models such as Bloom
-  count positions by the attention mask, so that there they close up as for `delete`.)
+- `mask`: nothing, but what follows keeps its positions: what an attention mask of 0 does to a token
+  that no other may read. (Where a model attends within a window, the window counts the tokens that
+  stand. A model that takes no positions, such as Bloom or Mamba, cannot do it.)
 - `mean`: the mean of the model's input embeddings.
 - `noise`: Gaussian noise with the mean and the deviation of the model's input embeddings, in each
   coordinate; drawn from the seed and the mask.
 
-With `delete` and `mask`, the first token of the completion is predicted from the last token that
-stands before it. Where none does, one anchor (`anchor_id`) stands there.
+Where `delete` or `mask` leave no token before the completion, one anchor (`anchor_id`) stands there.
 
 Axes: L tokens of a row, P tokens of the prompt, D embedding coordinates, V tokens of the tokenizer.
 """
@@ -46,17 +46,12 @@ class Row:
     """Token ids `[L]`, int32."""
     first: int
     """First token of the completion: those from here on are predicted; at least 1."""
-    attended_L: np.ndarray
-    """`[L]`, bool: False where no token may attend to it."""
+    positions_L: np.ndarray
+    """`[L]`, int64: position of each token; rising."""
     blurred_L: np.ndarray
     """`[L]`, bool: True where the mean embedding or noise stands for the token's own."""
     noise: tuple[int, ...] | None = None
     """Seed of the noise; None: the mean embedding stands there."""
-
-    @property
-    def readout(self) -> int:
-        """Position that predicts the first token of the completion."""
-        return int(np.flatnonzero(self.attended_L[: self.first])[-1])
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -67,7 +62,7 @@ class Row:
     def prompt_key(self) -> tuple[object, ...]:
         """Equal for rows that differ in their completion only."""
         prompt = slice(0, self.first)
-        arrays = (self.tokens[prompt], self.attended_L[prompt], self.blurred_L[prompt])
+        arrays = (self.tokens[prompt], self.positions_L[prompt], self.blurred_L[prompt])
         noise = self.noise if self.blurred_L.any() else None
         return *(array.tobytes() for array in arrays), self.first, noise
 
@@ -161,40 +156,31 @@ def make_row(
     if removed_L[passage.first :].any():
         raise InputError("inputs: a token of the completion would be removed, expected the prompt.")
     tokens, first = passage.tokens, passage.first
-    if removal.operator == "delete" or not first:
-        return _deleted(passage, removed_L, removal.anchor)
-    if removal.operator == "mask":
-        return _masked(passage, removed_L, removal.anchor)
-    everything_L, nothing_L = np.ones(len(tokens), bool), np.zeros(len(tokens), bool)
+    if removal.operator in ("delete", "mask") or not first:
+        return _without(passage, removed_L, removal)
+    everywhere = {"first": first, "positions_L": np.arange(len(tokens))}
     if removal.operator == "replace":
         replaced = np.where(removed_L, np.int32(removal.replacement), tokens)
-        return Row(tokens=replaced, first=first, attended_L=everything_L, blurred_L=nothing_L)
+        return Row(tokens=replaced, blurred_L=np.zeros(len(tokens), bool), **everywhere)
     noise = (removal.seed, *map(int, mask)) if removal.operator == "noise" else None
-    return Row(
-        tokens=tokens, first=first, attended_L=everything_L, blurred_L=removed_L, noise=noise
-    )
+    return Row(tokens=tokens, blurred_L=removed_L, noise=noise, **everywhere)
 
 
-def _deleted(passage: Passage, removed_L: np.ndarray, anchor: int) -> Row:
-    left = passage.tokens[: passage.first][~removed_L[: passage.first]]
-    left = left if len(left) else np.array([anchor], np.int32)
-    tokens = np.concatenate([left, passage.tokens[passage.first :]])
+def _without(passage: Passage, removed_L: np.ndarray, removal: Removal) -> Row:
+    first = passage.first
+    places = np.flatnonzero(~removed_L[:first])
+    left = passage.tokens[places]
+    if not len(left):
+        places, left = np.array([max(first - 1, 0)]), np.array([removal.anchor], np.int32)
+    tokens = np.concatenate([left, passage.tokens[first:]])
+    positions_L = np.arange(len(tokens))
+    if removal.operator == "mask":
+        behind = np.arange(len(passage.tokens) - first) + max(first, 1)
+        positions_L = np.concatenate([places, behind])
     return Row(
         tokens=tokens,
         first=len(left),
-        attended_L=np.ones(len(tokens), bool),
-        blurred_L=np.zeros(len(tokens), bool),
-    )
-
-
-def _masked(passage: Passage, removed_L: np.ndarray, anchor: int) -> Row:
-    tokens, attended_L = passage.tokens.copy(), ~removed_L
-    if not attended_L[: passage.first].any():
-        tokens[passage.first - 1], attended_L[passage.first - 1] = anchor, True
-    return Row(
-        tokens=tokens,
-        first=passage.first,
-        attended_L=attended_L,
+        positions_L=positions_L,
         blurred_L=np.zeros(len(tokens), bool),
     )
 
