@@ -6,7 +6,9 @@ Scores add up to F(x) - F(b); by how much they fail to is reported. The baseline
 embedding of the vocabulary in place of every token that is not fixed. A zero baseline is a trap:
 RMSNorm divides an embedding by its length, so along the straight line from zero the first
 normalisation returns the same direction at every a > 0, and all of the slope sits at a = 0, where
-no quadrature finds it; the completeness error then stays large and a note says so.
+no quadrature finds it; the completeness error then stays large and a note says so. In deep models
+F can also jump on the way from the mean embedding, as where the first token turns into an attention
+sink; such a prompt may not pass with 256 steps, and its note says so too.
 
 Nodes are Gauss and Legendre's, 8, then doubled up to 256 until the error passes; n steps cost n
 forward and n backward rows, and the two ends cost two forward rows. Captum's
