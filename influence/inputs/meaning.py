@@ -190,7 +190,7 @@ def embed(loaded: LanguageModel, prompt: str | Messages, texts: Sequence[str]) -
     """
     passages = read_passages(loaded, prompt, texts)
     base = getattr(loaded.model, "get_base_model", lambda: loaded.model)()  # beneath an adapter
-    decoder = base.get_decoder()
+    decoder = base.get_decoder()  # type: ignore[operator]
     vectors: dict[int, Tensor] = {}
     with evaluating(loaded.model), torch.no_grad():
         for batch in plan_batches([len(p.tokens) for p in passages], TOKEN_BUDGET, MAX_ROWS):

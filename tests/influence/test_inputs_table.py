@@ -124,16 +124,21 @@ def sharing(request, monkeypatch):
     monkeypatch.setattr(evaluate, "SAVED", 0.0 if request.param == "shared beginnings" else 2.0)
 
 
+class Seen(list):
+    """Rows and tokens of all forward passes; `whole`: with the tokens that are cached."""
+
+
 @pytest.fixture
 def passes(monkeypatch):
-    """Shapes of all forward passes: rows, tokens."""
-    seen = []
+    seen, whole = Seen(), []
+    seen.whole = whole
     original = evaluate._inputs
 
     def watched(*args):
         inputs = original(*args)
         ids = inputs.get("input_ids", inputs.get("inputs_embeds"))
         seen.append(tuple(ids.shape[:2]))
+        whole.append(tuple(inputs["attention_mask"].shape))
         return inputs
 
     monkeypatch.setattr(evaluate, "_inputs", watched)
@@ -248,7 +253,7 @@ def test_rows_that_replacing_makes_equal_are_sent_once():
 @pytest.mark.parametrize("budget", [60, 200, 1000])
 def test_no_batch_is_over_the_budget(budget, passes, sharing):
     evaluate.evaluate_masks(toy("llama"), passages((3, 5)), units(), "delete", every_mask(), budget)
-    assert all(rows * width <= budget for rows, width in passes)
+    assert all(rows * width <= budget for rows, width in passes.whole)
     assert max(rows for rows, _ in passes) > 1
     assert sum(rows for rows, _ in passes) == 2 * 32
 
@@ -260,6 +265,15 @@ def test_leave_one_out_does_not_read_the_beginning_again(passes):
     # Full row; then each row from its removed unit on: tokens 8, 5, 4, 2 and 1 begin units.
     assert passes[0] == (1, 11)
     assert sorted(width for _, width in passes[1:]) == [3, 6, 7, 9, 10]
+
+
+@pytest.mark.parametrize("operator", ["delete", "mask", "mean", "noise"])
+def test_repeated_words_are_not_mistaken_for_the_same_beginning(operator, sharing):
+    loaded, (passage,) = toy("gpt2"), passages()
+    tokens = np.where(np.arange(len(passage.tokens)) < P, np.int32(9), passage.tokens)
+    same = replace(passage, tokens=tokens)
+    found = evaluate.evaluate_masks(loaded, [same], units(), operator, every_mask())
+    assert_matches(found.log_probs[0], reference(loaded, [same], every_mask(), operator)[0])
 
 
 def test_a_prompt_with_several_completions_is_read_once(passes):
