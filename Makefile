@@ -7,13 +7,14 @@ CURVLINOPS := curvlinops-for-pytorch==3.0.1
 # Threads that wait without spinning: on shared cores spinning costs up to eight times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test lint bench install clean help
+.PHONY: demo test lint bench bench-inputs install clean help
 
 help:
 	@echo "make demo   install everything and trace three outputs of a small model (under 10 minutes)"
 	@echo "make test   install everything and run the tests"
 	@echo "make lint   ruff, mypy, import-linter"
 	@echo "make bench  speed and memory beside kronfluence and bergson (SIZE=small REPEATS=3)"
+	@echo "make bench-inputs  input attribution beside captum, inseq and ContextCite (REPEATS=3)"
 
 demo: $(VENV)/.demo
 	$(BIN)/influence demo
@@ -33,6 +34,9 @@ REPEATS ?= 3
 
 bench: $(VENV)/.test .venv-bergson/.bench
 	$(BIN)/python -m benchmarks.speed --size $(SIZE) --repeats $(REPEATS)
+
+bench-inputs: $(VENV)/.test .venv-attribution/.bench
+	$(BIN)/python -m benchmarks.inputs --repeats $(REPEATS)
 
 install: $(VENV)/.demo
 
@@ -66,5 +70,17 @@ BERGSON_NEEDS := accelerate datasets jaxtyping jinja2 ml_dtypes natsort peft pet
 		&& $(BERGSON_PIP) $(BERGSON_NEEDS) && touch $@) \
 		|| echo "bergson could not be installed; the benchmark goes on without it"
 
+# inseq and ContextCite likewise, without what inseq names but does not import.
+ATTRIBUTION_PIP := .venv-attribution/bin/python -m pip --disable-pip-version-check install --quiet \
+	--constraint constraints.txt
+ATTRIBUTION_NEEDS := captum datasets jaxtyping jinja2 matplotlib nltk numpy pandas protobuf rich safetensors \
+	scikit-learn sentencepiece spacy tqdm transformers treescope typeguard
+
+.venv-attribution/.bench: constraints.txt
+	test -x .venv-attribution/bin/python || $(PYTHON) -m venv .venv-attribution
+	($(ATTRIBUTION_PIP) torch && $(ATTRIBUTION_PIP) --no-deps inseq==0.7.1 context-cite==0.0.4 \
+		&& $(ATTRIBUTION_PIP) $(ATTRIBUTION_NEEDS) && touch $@) \
+		|| echo "inseq and ContextCite could not be installed; the benchmark goes on without them"
+
 clean:
-	rm -rf $(VENV) .venv-bergson runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-bergson .venv-attribution runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
