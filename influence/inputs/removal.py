@@ -158,12 +158,15 @@ def make_row(
     tokens, first = passage.tokens, passage.first
     if removal.operator in ("delete", "mask") or not first:
         return _without(passage, removed_L, removal)
-    everywhere = {"first": first, "positions_L": np.arange(len(tokens))}
-    if removal.operator == "replace":
-        replaced = np.where(removed_L, np.int32(removal.replacement), tokens)
-        return Row(tokens=replaced, blurred_L=np.zeros(len(tokens), bool), **everywhere)
     noise = (removal.seed, *map(int, mask)) if removal.operator == "noise" else None
-    return Row(tokens=tokens, blurred_L=removed_L, noise=noise, **everywhere)
+    replaces = removal.operator == "replace"
+    return Row(
+        tokens=np.where(removed_L & replaces, np.int32(removal.replacement), tokens),
+        first=first,
+        positions_L=np.arange(len(tokens)),
+        blurred_L=removed_L & (not replaces),
+        noise=noise,
+    )
 
 
 def _without(passage: Passage, removed_L: np.ndarray, removal: Removal) -> Row:

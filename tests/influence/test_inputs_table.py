@@ -258,6 +258,23 @@ def test_no_batch_is_over_the_budget(budget, passes, sharing):
     assert sum(rows for rows, _ in passes) == 2 * 32
 
 
+def test_what_is_cached_counts_in_the_budget(passes):
+    prompt = np.arange(3, 33)
+    rows = [
+        removal.Row(
+            tokens=np.array([*prompt, last, 5], np.int32),
+            first=31,
+            positions_L=np.arange(32),
+            blurred_L=np.zeros(32, bool),
+        )
+        for last in range(40, 60)
+    ]
+    evaluate.log_probabilities(toy("llama"), rows, token_budget=64)
+    assert passes[0] == (1, 32)
+    assert set(passes[1:]) == {(2, 2), (1, 2)}
+    assert all(rows * width <= 64 for rows, width in passes.whole)
+
+
 def test_leave_one_out_does_not_read_the_beginning_again(passes):
     evaluate.evaluate_masks(
         toy("llama"), passages((2,)), units(), "replace", leave_one_out(), token_budget=11
@@ -272,7 +289,7 @@ def test_repeated_words_are_not_mistaken_for_the_same_beginning(operator, sharin
     loaded, (passage,) = toy("gpt2"), passages()
     tokens = np.where(np.arange(len(passage.tokens)) < P, np.int32(9), passage.tokens)
     same = replace(passage, tokens=tokens)
-    found = evaluate.evaluate_masks(loaded, [same], units(), operator, every_mask())
+    found = evaluate.evaluate_masks(loaded, [same], units(), operator, every_mask(), token_budget=1)
     assert_matches(found.log_probs[0], reference(loaded, [same], every_mask(), operator)[0])
 
 
