@@ -1,6 +1,6 @@
 """Is the sentence that holds the answer ranked first? Prints a Markdown table of all methods.
 
-    python benchmarks/answer_sentences.py [--model FILE] [--rows 32] [--prompts 20]
+    python benchmarks/answer_sentences.py [--model FILE] [--rows 40] [--prompts 20]
                                           [--long-prompts 3] [--methods ...]
 
 Twenty questions, each about a context of five to eight sentences, of which one holds the answer
@@ -88,7 +88,7 @@ class Result:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default=str(smollm2()))
-    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=40)
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--long-prompts", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))

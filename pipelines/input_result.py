@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,8 +20,11 @@ from influence.inputs.passage import Unit
 from influence.inputs.table import Table, rows_of
 from influence.models import LanguageModel
 from pipelines.input_questions import Asked
+from pipelines.report.characters import shortened
 
 FORMAT = 1
+LONGEST_NAME = 60
+"""Characters of a unit that is named in a note."""
 
 
 def describe(
@@ -168,9 +172,20 @@ def _explanation(prepared: Prepared, one: Explanation, how: How) -> dict[str, An
         ],
         "measures": _measures(one),
         "curves": _curves(one.faithfulness),
-        "notes": list(solution.notes),
+        "notes": [_with_words(note, prepared) for note in solution.notes],
         "trusted": solution.trusted,
     }
+
+
+def _with_words(note: str, prepared: Prepared) -> str:
+    """A note in which units are called by their words rather than by their number, from 1."""
+    text = prepared.passages[0].text
+
+    def words(found: re.Match[str]) -> str:
+        unit = prepared.units[int(found[1]) - 1]
+        return f"“{shortened(text[unit.start : unit.end], LONGEST_NAME)}”"
+
+    return re.sub(r"\bunit (\d+)\b", words, note)
 
 
 def _measures(one: Explanation) -> dict[str, float | None]:

@@ -40,8 +40,8 @@ REMOVALS = {
 }
 """A removal operator as the subject of a sentence, and as a sentence."""
 
-EXACT = "leave-one-out"
-"""The method whose score is the removal itself; every other is an estimate of it."""
+EXACT = ("leave-one-out", "occlusion")
+"""Methods whose score is the removal itself; every other is an estimate of it."""
 
 MEASURES = {
     "heldout_r2": (
@@ -360,7 +360,7 @@ def _meaning(found: Inputs, view: View, score: float) -> str:
     elif found.kind == "meaning":
         words = f"{words}, or the same in other words,"
     if view.operator in REMOVALS:
-        about = "" if view.method == EXACT else "about "
+        about = "" if view.method in EXACT or change.startswith("more than") else "about "
         return f"{REMOVALS[view.operator][0]} makes {words} {about}{change} likely"
     return f"by this estimate, {words} would be about {change} likely without it"
 
@@ -376,7 +376,7 @@ def times(score: float) -> str:
     """
     side, size = "less" if score > 0 else "more", abs(score)
     if size > math.log(MILLION):
-        return f"over a million times {side}"
+        return f"more than a million times {side}"
     if size >= math.log(1.5):
         return f"{plain(math.exp(size), 2)} times {side}"
     share = -math.expm1(-score) if score > 0 else math.expm1(-score)
