@@ -40,6 +40,10 @@ BOUNDARY = "\ue000"
 """A character that no tokenizer joins to a prompt, to find where its tokens end."""
 
 
+BROKEN = "\ufffd"
+"""What tokens of half a character decode to; an answer ends before it, to be read back as it is."""
+
+
 class Meanings(TypedDict):
     """Answers by meaning; can be written as JSON."""
 
@@ -101,7 +105,8 @@ def sample_answers(
             numbers = range(start, min(start + most, count))
             draws_BL = np.stack([np.random.default_rng([seed, n]).random(length) for n in numbers])
             for tokens in _sampled(loaded, prompt_tokens, draws_BL, temperature):
-                answers.append(str(decode(prompt_tokens + tokens, **plain))[begin:])
+                answer = str(decode(prompt_tokens + tokens, **plain))[begin:]
+                answers.append(answer.partition(BROKEN)[0])
     return answers
 
 
