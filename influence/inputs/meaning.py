@@ -39,6 +39,9 @@ THRESHOLDS = {"sentences": 0.5, "model": 0.15}
 BOUNDARY = "\ue000"
 """A character that no tokenizer joins to a prompt, to find where its tokens end."""
 
+BROKEN = "\ufffd"
+"""What a decoder writes for bytes that are no character."""
+
 
 class Meanings(TypedDict):
     """Answers by meaning; can be written as JSON."""
@@ -73,7 +76,8 @@ def sample_answers(
         temperature: Above 0; 1 samples what the model believes.
 
     Returns:
-        The answers, as they would go on from the prompt; some may be equal, or empty.
+        The answers, as they would go on from the prompt; some may be equal, or empty. One ends
+        before bytes that are no character, such as the half of one at its last token.
 
     Raises:
         InputError: If a setting is out of range, or the prompt leaves no room.
@@ -101,7 +105,8 @@ def sample_answers(
             numbers = range(start, min(start + most, count))
             draws_BL = np.stack([np.random.default_rng([seed, n]).random(length) for n in numbers])
             for tokens in _sampled(loaded, prompt_tokens, draws_BL, temperature):
-                answers.append(str(decode(prompt_tokens + tokens, **plain))[begin:])
+                answer = str(decode(prompt_tokens + tokens, **plain))[begin:]
+                answers.append(answer.partition(BROKEN)[0])
     return answers
 
 
