@@ -39,6 +39,9 @@ THRESHOLDS = {"sentences": 0.5, "model": 0.15}
 BOUNDARY = "\ue000"
 """A character that no tokenizer joins to a prompt, to find where its tokens end."""
 
+BROKEN = "\ufffd"
+"""What a decoder writes for bytes that are no character."""
+
 
 BROKEN = "\ufffd"
 """What tokens of half a character decode to; an answer ends before it, to be read back as it is."""
@@ -77,7 +80,8 @@ def sample_answers(
         temperature: Above 0; 1 samples what the model believes.
 
     Returns:
-        The answers, as they would go on from the prompt; some may be equal, or empty.
+        The answers, as they would go on from the prompt; some may be equal, or empty. One ends
+        before bytes that are no character, such as the half of one at its last token.
 
     Raises:
         InputError: If a setting is out of range, or the prompt leaves no room.

@@ -97,6 +97,15 @@ def test_an_answer_ends_where_the_text_ends():
     assert set("".join(answers)) == {"a"}
 
 
+def test_an_answer_ends_before_half_a_character():
+    loaded = only(
+        toy(), ["Ã", "©", "a"]
+    )  # the two bytes of an e with an accent, as the BPE has them
+    answers = meaning.sample_answers(loaded, "in", 60, seed=0, max_new_tokens=4)
+    assert {"é", "aé", "éa", ""} <= set(answers)
+    assert not any(meaning.BROKEN in answer for answer in answers)
+
+
 def test_a_chat_is_answered_and_the_context_is_not_exceeded():
     loaded = only(toy(), "ab")
     messages = [{"role": "user", "content": "in"}]
