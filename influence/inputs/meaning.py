@@ -43,10 +43,6 @@ BROKEN = "\ufffd"
 """What a decoder writes for bytes that are no character."""
 
 
-BROKEN = "\ufffd"
-"""What tokens of half a character decode to; an answer ends before it, to be read back as it is."""
-
-
 class Meanings(TypedDict):
     """Answers by meaning; can be written as JSON."""
 
