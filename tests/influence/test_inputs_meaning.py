@@ -98,11 +98,9 @@ def test_an_answer_ends_where_the_text_ends():
 
 
 def test_an_answer_ends_before_half_a_character():
-    loaded = only(
-        toy(), ["Ã", "©", "a"]
-    )  # the two bytes of an e with an accent, as the BPE has them
+    loaded = only(toy(), ["Ã", "©", "a"])  # the two bytes of é as the BPE has them, and a letter
     answers = meaning.sample_answers(loaded, "in", 60, seed=0, max_new_tokens=4)
-    assert {"é", "aé", "éa", ""} <= set(answers)
+    assert {"é", "éa", ""} <= set(answers)
     assert not any(meaning.BROKEN in answer for answer in answers)
 
 
