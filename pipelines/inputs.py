@@ -11,20 +11,17 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from influence.inputs.choice import choose
-from influence.inputs.evaluate import evaluate_masks
 from influence.inputs.explain import (
     RANDOM_RANKINGS,
     How,
     Prepared,
     Question,
-    attribute,
     explain_masks,
     explain_tokens,
     heldout_masks,
@@ -36,20 +33,20 @@ from influence.inputs.explanation import Explanation
 from influence.inputs.faithfulness import curve_masks
 from influence.inputs.methods import MaskMethod, Method, TokenMethod
 from influence.inputs.table import Table
-from pipelines.cluster import Workers
+from pipelines.cluster import Workers, default_count
 from pipelines.errors import RunError
+from pipelines.estimate import OVERHEAD, in_words, products_per_second
 from pipelines.input_files import (
     read_maps,
     read_parts,
     read_scores,
-    write_part,
-    write_scores,
     write_units,
 )
 from pipelines.input_maps import MapTask, describe_maps, draw_maps
 from pipelines.input_questions import Asked
 from pipelines.input_result import describe
 from pipelines.input_samples import with_meanings
+from pipelines.input_steps import MaskTask, TokenTask, attribute_tokens, evaluate_part
 from pipelines.queries import Query
 from pipelines.report.inputs_page import write_inputs_index, write_inputs_page
 from pipelines.run_folder import key_of, write_json
@@ -57,6 +54,8 @@ from pipelines.runs import Run, versions
 from pipelines.worker import ModelSpec, language_model
 
 RESULT = "inputs.json"
+SHORT, LEAST_RATE = 10.0, 1e9
+"""Seconds that need no announcement, and operations a second that any machine does."""
 PART_ROWS = 64
 """Masks of one task."""
 
@@ -81,31 +80,6 @@ class InputsOptions:
     """For display; None: the name of its folder."""
     token_budget: int = 4096
     """Tokens of a batch, padding included."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskTask:
-    """A part of a question's table."""
-
-    model: ModelSpec
-    question: Question
-    operator: str
-    seed: int
-    kept: tuple[bytes, ...]
-    """Packed rows of masks."""
-    path: str
-    token_budget: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenTask:
-    """One gradient or attention method on one question."""
-
-    model: ModelSpec
-    question: Question
-    method: str
-    seed: int
-    path: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,6 +192,7 @@ def _compute(
 ) -> None:
     """Everything that goes through the model; what is there already is not computed again."""
     wanted = [_wanted(one.prepared, methods, options.how) for one in todo]
+    _announce(model, todo, wanted, workers)
     _evaluate(model, todo, wanted, options, workers, "Prompts with parts removed")
     tokens = [task for one in todo for task in _token_tasks(model, one, methods, options)]
     workers.map(attribute_tokens, tokens, "Gradients and attention")
@@ -225,6 +200,30 @@ def _compute(
         steps = [_steps(one, methods, options.how) for one in todo]
         _evaluate(model, todo, steps, options, workers, "Deletion and insertion curves")
     workers.map(draw_maps, _map_tasks(model, todo, options), "Maps of the heads")
+
+
+def _announce(
+    model: ModelSpec, todo: Sequence[Planned], wanted: Sequence[np.ndarray], workers: Workers
+) -> None:
+    """Say what the masks will take, where that is more than a few seconds."""
+    rows = sum(
+        len(kept_MU) * len(one.prepared.passages) for one, kept_MU in zip(todo, wanted, strict=True)
+    )
+    tokens = sum(
+        len(kept_MU) * sum(len(p.tokens) for p in one.prepared.passages)
+        for one, kept_MU in zip(todo, wanted, strict=True)
+    )
+    parameters = sum(p.numel() for p in language_model(model).model.parameters())
+    work = 2.0 * parameters * tokens * OVERHEAD
+    if work < SHORT * LEAST_RATE:
+        return
+    count = default_count() if workers.count is None else max(1, workers.count)
+    seconds = work / products_per_second() / count
+    if seconds > SHORT:
+        workers.console.print(
+            f"{rows:,} prompts of up to {tokens / rows:,.0f} tokens, {parameters / 1e6:,.0f} "
+            f"million parameters: {in_words(seconds)}; what was evaluated before is not repeated."
+        )
 
 
 def _evaluate(
@@ -310,28 +309,6 @@ def _wanted(prepared: Prepared, methods: Sequence[Method], how: How) -> np.ndarr
     return together(heldout_masks(len(prepared.units), how), *own)
 
 
-def evaluate_part(task: MaskTask) -> str:
-    """What the model says under some masks.
-
-    Returns:
-        The file.
-    """
-    loaded = language_model(task.model)
-    prepared = _prepared(task.model, task.question)
-    packed_MK = np.frombuffer(b"".join(task.kept), np.uint8).reshape(len(task.kept), -1)
-    kept_MU = np.unpackbits(packed_MK, axis=1, count=len(prepared.units)).astype(bool)
-    part = evaluate_masks(
-        loaded,
-        prepared.passages,
-        prepared.units,
-        task.operator,
-        kept_MU,
-        token_budget=task.token_budget,
-        seed=task.seed,
-    )
-    return str(write_part(Path(task.path), part))
-
-
 def _token_tasks(
     model: ModelSpec, one: Planned, methods: Sequence[Method], options: InputsOptions
 ) -> list[TokenTask]:
@@ -348,24 +325,6 @@ def _token_tasks(
         for method in methods
         if isinstance(method, TokenMethod) and read_scores(one.scores_path(method, seed)) is None
     ]
-
-
-def attribute_tokens(task: TokenTask) -> str:
-    """What a gradient or attention method says of each token of the prompt.
-
-    Returns:
-        The file.
-    """
-    (method,) = choose(task.method)
-    assert isinstance(method, TokenMethod)
-    prepared = _prepared(task.model, task.question)
-    found, passes = attribute(language_model(task.model), prepared, method, task.seed)
-    return str(write_scores(Path(task.path), found, passes))
-
-
-@lru_cache(maxsize=8)
-def _prepared(model: ModelSpec, question: Question) -> Prepared:
-    return prepare(language_model(model), question)
 
 
 def _map_tasks(model: ModelSpec, todo: Sequence[Planned], options: InputsOptions) -> list[MapTask]:

@@ -28,6 +28,8 @@ FORMAT = 1
 """Version of the run folder's layout; part of every key."""
 RUN_FILE = "run.yaml"
 SEAL = "sealed.json"
+UNLOCKED = ("traces", "exact", "inputs")
+"""Subfolders of a run that are written without its lock."""
 PARTIAL = "partial"
 """Subfolder of a stage for what is only needed until the stage is sealed."""
 
@@ -227,7 +229,7 @@ def clear_leftovers(root: Path) -> None:
     for path in [*root.glob(f".{RUN_FILE}.*"), *root.glob("*/*/**/.*")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.relative_to(root).parts[0] not in ("traces", "exact"):  # tracing takes no lock
+        elif path.relative_to(root).parts[0] not in UNLOCKED:
             path.unlink(missing_ok=True)
 
 

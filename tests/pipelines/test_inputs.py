@@ -14,6 +14,7 @@ from rich.console import Console
 from influence.inputs.choice import METHODS
 from influence.inputs.explain import How, Question, explain
 from influence.inputs.methods import MaskMethod
+from pipelines import input_steps as steps
 from pipelines import inputs as stage
 from pipelines.cluster import Workers
 from pipelines.input_files import read_parts
@@ -55,7 +56,7 @@ def model(toy_folder, tmp_path):
 def counted(monkeypatch):
     """How many masks went through the model, and how many methods ran."""
     counts = {"masks": 0, "methods": 0}
-    evaluate, attribute = stage.evaluate_masks, stage.attribute
+    evaluate, attribute = steps.evaluate_masks, steps.attribute
 
     def counting_masks(*args, **kwargs):
         table = evaluate(*args, **kwargs)
@@ -66,8 +67,8 @@ def counted(monkeypatch):
         counts["methods"] += 1
         return attribute(*args)
 
-    monkeypatch.setattr(stage, "evaluate_masks", counting_masks)
-    monkeypatch.setattr(stage, "attribute", counting_methods)
+    monkeypatch.setattr(steps, "evaluate_masks", counting_masks)
+    monkeypatch.setattr(steps, "attribute", counting_methods)
     return counts
 
 
