@@ -183,7 +183,7 @@ def masks(prepared: Prepared, method: MaskMethod, how: How) -> np.ndarray:
         how: Rows and seed.
 
     Returns:
-        ``[M, U]``, bool: which units stand; the first row keeps all, the second none.
+        ``[M, U]``, bool: which units stand; the first row keeps all.
     """
     design_MU = method.design(len(prepared.units), _rows(prepared, how), how.seed)
     return together(design_MU, heldout_masks(len(prepared.units), how))
@@ -197,11 +197,12 @@ def heldout_masks(units: int, how: How) -> np.ndarray:
         how: How many masks, and the seed.
 
     Returns:
-        ``[H + 2, U]``, bool; fewer where there are not as many.
+        ``[H + 2, U]``, bool; fewer where there are not as many. Where none are wanted, only the mask
+        that keeps all.
     """
     ends_2U = np.stack([np.ones(units, bool), np.zeros(units, bool)])
     if not how.heldout:
-        return ends_2U
+        return ends_2U[:1]
     return together(ends_2U, paired_random(units, how.heldout + 1, how.seed + HELDOUT_SEED))
 
 
@@ -340,7 +341,7 @@ class _Judged:
 
     faithfulness: Faithfulness
     value: float
-    value_without: float
+    value_without: float | None
 
 
 def _judge(
@@ -362,7 +363,7 @@ def _judge(
             judged.kept_MU, values_M, scores_U, heldout_M=heldout_M, seed=how.seed
         ),
         value=float(values_M[0]),
-        value_without=float(values_M[nothing]),
+        value_without=float(values_M[nothing]) if nothing >= 0 else None,
     )
 
 

@@ -48,8 +48,8 @@ class Explanation:
     """What is explained."""
     value: float
     """Of the target with the whole prompt; nats."""
-    value_without: float
-    """Of the target with every unit removed; nats."""
+    value_without: float | None
+    """Of the target with every unit removed; nats; None: it was not evaluated."""
     faithfulness: Faithfulness
     """What masks that no method saw say of the scores."""
     forward_rows: int
