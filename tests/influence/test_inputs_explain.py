@@ -68,7 +68,7 @@ def test_measures_take_no_row_beyond_the_held_out_masks(counted):
     found = explain(toy(), QUESTION, "leave-one-out", How(heldout=16))
     assert found.faithfulness.lds is not None
     assert found.faithfulness.deletion is not None
-    assert found.faithfulness.comprehensiveness_aopc is not None
+    assert found.faithfulness.comprehensiveness[0.05] is not None
     units = len(found.units)
     wanted = together(
         np.ones((1, units), bool), ~np.eye(units, dtype=bool), heldout_masks(units, How(heldout=16))
