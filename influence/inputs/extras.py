@@ -12,7 +12,7 @@ def needed(name: str) -> Any:
     """Import a library of the extra `inputs`.
 
     Args:
-        name: Of the module, such as `captum.attr`.
+        name: Of the module, such as `sklearn.tree`.
 
     Returns:
         The module.
