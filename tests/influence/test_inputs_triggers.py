@@ -28,8 +28,8 @@ MODELS = {
 }
 SLOW = ("sparse", "tree")
 """Fit a model of their masks many times; half a second a prompt."""
-FITTED = ("kernel-shap", "lime")
-"""Bootstrapped on every prompt; a tenth of a second each."""
+FITTED_OR_SLOW = ("kernel-shap", "lime", "shapley", "integrated-gradients")
+"""Several hundredths of a second a prompt; `benchmarks/input_methods.py` asks them a hundred."""
 LEAST = 0.98
 LEAST_SALIENCY_LLAMA = 0.9
 """0.94 to 1.00 over five training seeds, 0.96 here: RMSNorm multiplies a token's gradient by one over
@@ -51,7 +51,7 @@ def test_the_models_know_every_answer(model):
 def test_methods_find_the_trigger(model, method):
     weak = method == "saliency" and model.name == "trained trigger, llama"
     least = LEAST_SALIENCY_LLAMA if weak else LEAST
-    asked = questions(50 if method in FITTED else 100)
+    asked = questions(50 if method in FITTED_OR_SLOW else 100)
     assert hit_rate(model, method, asked) >= least
 
 
@@ -64,7 +64,7 @@ def test_sparse_surrogates_find_the_trigger(model, method):
 @pytest.mark.parametrize("operator", ["delete", "replace", "mask", "mean", "noise"])
 def test_every_way_to_remove_a_word_shows_the_trigger(model, operator):
     how = How(operator=operator, heldout=0)
-    assert hit_rate(model, "leave-one-out", questions(), how) >= LEAST
+    assert hit_rate(model, "leave-one-out", questions(50), how) >= LEAST
 
 
 def test_the_planted_trigger_is_all_there_is():
