@@ -42,7 +42,9 @@ def render_probe(result: dict[str, Any]) -> str:
     first = next(iter(result["chosen"].values()))
     return page(
         "probe.html.j2",
+        "inputs.css",
         "evaluation.css",
+        "hallucination.css",
         "probe.css",
         title=question(result),
         question=question(result),
