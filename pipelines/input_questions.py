@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from influence.inputs.explain import Question
 from pipelines.errors import RunError
+from pipelines.json_lines import chat_of, check_distinct, read_objects
 from pipelines.run_folder import key_of
 
 KEYS = ("id", "prompt", "messages", "completion", "contrast", "paraphrases", "span", "examples")
@@ -40,21 +40,9 @@ def read_questions(path: str | Path, default: Question) -> list[Asked]:
     Raises:
         RunError: Naming the line and what is wrong with it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise RunError(
-            f"Inputs {file}: no such file, a .jsonl of prompts and completions was expected."
-        )
-    asked = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-        if line.strip():
-            asked.append(_asked(line, default, f"Inputs {file}, line {number}"))
-    if not asked:
-        raise RunError(f"Inputs {file}: empty, one JSON object a line was expected.")
-    names = [one.id for one in asked]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise RunError(f"Inputs {file}: {twice[0]!r} occurs twice, distinct ids were expected.")
+    objects = read_objects(path, "Inputs", "prompts and completions")
+    asked = [ask(values, default, where) for where, values in objects]
+    check_distinct((one.id for one in asked), f"Inputs {path}")
     return asked
 
 
@@ -73,13 +61,11 @@ def ask(values: Mapping[str, Any], default: Question, where: str) -> Asked:
         RunError: If a key is unknown, missing or of the wrong kind.
     """
     _check(values, where)
-    prompt = values.get("prompt", "")
-    if "messages" in values:
-        prompt = tuple((m["role"], m["content"]) for m in values["messages"])
+    chat = chat_of(values["messages"], where) if "messages" in values else None
     others = values.get("paraphrases")
     question = replace(
         default,
-        prompt=prompt,
+        prompt=values.get("prompt", "") if chat is None else chat,
         completion=values["completion"],
         contrast=values.get("contrast"),
         meanings=((values["completion"], *others),) if others else (),
@@ -89,16 +75,6 @@ def ask(values: Mapping[str, Any], default: Question, where: str) -> Asked:
         else tuple((int(a), int(b)) for a, b in values["examples"]),
     )
     return Asked(id=str(values.get("id") or key_of(question=repr(question))), question=question)
-
-
-def _asked(line: str, default: Question, where: str) -> Asked:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{where}: not JSON ({error}). Mend the line.") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{where}: a {type(values).__name__}, a JSON object was expected.")
-    return ask(values, default, where)
 
 
 def _check(values: Mapping[str, Any], where: str) -> None:
@@ -120,15 +96,6 @@ def _check(values: Mapping[str, Any], where: str) -> None:
             raise RunError(f"{where}: {key} is a {type(value).__name__}, a text was expected.")
     if not all(isinstance(text, str) for text in values.get("paraphrases") or ()):
         raise RunError(f"{where}: paraphrases must be a list of texts.")
-    messages = values.get("messages", [{"role": "", "content": ""}])
-    is_chat = isinstance(messages, list) and messages
-    if not is_chat or not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in messages
-    ):
-        raise RunError(
-            f'{where}: messages must be a non-empty list of {{"role": ..., "content": ...}}.'
-        )
     _check_ranges(values.get("examples"), where)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from influence.inputs.prompts import Messages
 from pipelines.errors import RunError
+from pipelines.json_lines import Chat, chat_of, check_distinct, read_objects
 from pipelines.run_folder import key_of
 
 LABELS = ("right", "wrong", "evasive")
@@ -36,8 +36,7 @@ class Answer:
     """A prompt, what was said, and what is known of it."""
 
     id: str
-    prompt: str | tuple[tuple[str, str], ...]
-    """Text, or role and content of each message."""
+    prompt: str | Chat
     completion: str | None
     """None: the model shall answer."""
     label: str | None = None
@@ -104,23 +103,9 @@ def read_answers(path: str | Path) -> list[Answer]:
     Raises:
         RunError: Naming the line and what is wrong with it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise RunError(
-            f"Hallucination {file}: no such file, a .jsonl of prompts and completions was expected."
-        )
-    answers = [
-        _answer(line, f"Hallucination {file}, line {number}")
-        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
-        if line.strip()
-    ]
-    if not answers:
-        raise RunError(f"Hallucination {file}: empty, one JSON object a line was expected.")
-    twice = [name for name, count in Counter(one.id for one in answers).items() if count > 1]
-    if twice:
-        raise RunError(
-            f"Hallucination {file}: id {twice[0]!r} occurs twice, distinct ids were expected."
-        )
+    objects = read_objects(path, "Hallucination", "prompts and completions")
+    answers = [as_answer(values, where) for where, values in objects]
+    check_distinct((one.id for one in answers), f"Hallucination {path}")
     return answers
 
 
@@ -173,16 +158,6 @@ def as_answer(values: Mapping[str, Any], where: str) -> Answer:
     )
 
 
-def _answer(line: str, where: str) -> Answer:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{where}: not JSON ({error}). Mend the line.") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{where}: a {type(values).__name__}, a JSON object was expected.")
-    return as_answer(values, where)
-
-
 def _of_statement(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A statement as an answer: what it claims, said after all that stands before it."""
     text = values["text"]
@@ -203,24 +178,13 @@ def _of_statement(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return rest | {"prompt": text[:begin], "completion": text[begin:], "span": span}
 
 
-def _prompt(values: Mapping[str, Any], where: str) -> str | tuple[tuple[str, str], ...]:
+def _prompt(values: Mapping[str, Any], where: str) -> str | Chat:
     if "prompt" in values:
         prompt = values["prompt"]
         if not isinstance(prompt, str) or not prompt.strip():
             raise RunError(f"{where}: prompt {prompt!r}, a text was expected.")
         return prompt
-    messages = values["messages"]
-    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
-        raise RunError(
-            f'{where}: messages must be a non-empty list of {{"role": ..., "content": ...}}.'
-        )
-    return tuple((message["role"], message["content"]) for message in messages)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(k), str) for k in ("role", "content")
-    )
+    return chat_of(values["messages"], where)
 
 
 def _span(value: Any, completion: str | None, where: str) -> tuple[int, int] | None:

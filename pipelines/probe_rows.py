@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,12 +11,12 @@ from typing import Any
 
 from influence.inputs.prompts import Messages
 from pipelines.errors import RunError
+from pipelines.json_lines import Chat, chat_of, check_distinct, read_objects
 
 KEYS = (
     *("id", "text", "prompt", "messages", "completion", "label"),
     *("entity", "topic", "fold", "span", "popularity"),
 )
-Chat = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,35 +75,21 @@ def read_rows(path: str | Path, label: str = "label") -> list[ProbeRow]:
     Raises:
         RunError: Naming the line and what is wrong with it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise RunError(f"Probe {file}: no such file, a .jsonl of labelled texts was expected.")
     rows = [
-        _row(line, number, label, f"Probe {file}, line {number}")
-        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
-        if line.strip()
+        _row(values, number, label, where)
+        for number, (where, values) in enumerate(read_objects(path, "Probe", "labelled texts"), 1)
     ]
-    if not rows:
-        raise RunError(f"Probe {file}: empty, one JSON object a line was expected.")
-    twice = [name for name, times in Counter(row.id for row in rows).items() if times > 1]
-    if twice:
-        raise RunError(f"Probe {file}: id {twice[0]!r} occurs twice, distinct ids were expected.")
+    check_distinct((row.id for row in rows), f"Probe {path}")
     for key in ("topic", "fold"):
         given = sum(getattr(row, key) is not None for row in rows)
         if 0 < given < len(rows):
             raise RunError(
-                f"Probe {file}: {given} of {len(rows)} lines have a {key}, all or none were expected."
+                f"Probe {path}: {given} of {len(rows)} lines have a {key}, all or none were expected."
             )
     return rows
 
 
-def _row(line: str, number: int, label: str, where: str) -> ProbeRow:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{where}: not JSON ({error}). Mend the line.") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{where}: a {type(values).__name__}, a JSON object was expected.")
+def _row(values: Mapping[str, Any], number: int, label: str, where: str) -> ProbeRow:
     if values.get(label) is None or isinstance(values[label], dict | list):
         raise RunError(
             f"{where}: no {label!r} with a text or number, keys {sorted(values)[:12]} given. Name the "
@@ -147,18 +131,7 @@ def _parts(values: Mapping[str, Any], where: str) -> tuple[str | Chat, str, int]
         return text[:first], text[first:], first
     if kinds == ["prompt"]:
         return values["prompt"], values["completion"], 0
-    messages = values["messages"]
-    if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
-        raise RunError(
-            f'{where}: messages must be a non-empty list of {{"role": ..., "content": ...}}.'
-        )
-    return tuple((m["role"], m["content"]) for m in messages), values["completion"], 0
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(value.get(key), str) for key in ("role", "content")
-    )
+    return chat_of(values["messages"], where), values["completion"], 0
 
 
 def _span(value: Any, completion: str, begin: int, where: str) -> tuple[int, int] | None:

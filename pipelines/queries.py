@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import RunError
+from pipelines.json_lines import check_distinct, read_objects
 from pipelines.run_folder import key_of
 
 
@@ -23,6 +25,9 @@ class Query:
     """None: a hash of the texts."""
     supports: tuple[str, ...] = ()
     """Ids of the documents that are known to state it; evaluation looks for them."""
+    task: str | None = None
+    """The ability that it tests; mixtures sum over the queries of a task."""
+    language: str | None = None
 
     @property
     def name(self) -> str:
@@ -34,7 +39,8 @@ def read_queries(path: str | Path) -> list[Query]:
     """Read queries from a jsonl file: ``prompt`` and ``completion``, or ``text``.
 
     Args:
-        path: One JSON object a line; optional keys ``contrast``, ``id`` and ``supports``.
+        path: One JSON object a line; optional keys ``contrast``, ``id``, ``supports``, ``task`` and
+            ``language``.
 
     Returns:
         The queries.
@@ -42,39 +48,38 @@ def read_queries(path: str | Path) -> list[Query]:
     Raises:
         RunError: Naming the line and what is wrong with it.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise RunError(f"Queries {file}: no such file, a .jsonl of queries was expected.")
-    queries = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-        if line.strip():
-            queries.append(_query_of(line, f"Queries {file}, line {number}"))
-    if not queries:
-        raise RunError(f"Queries {file}: empty, one JSON object a line was expected.")
-    names = [q.name for q in queries]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise RunError(
-            f"Queries {file}: {twice[0]!r} occurs twice, distinct queries were expected."
-        )
+    queries = [
+        _query_of(values, where) for where, values in read_objects(path, "Queries", "queries")
+    ]
+    check_distinct((query.name for query in queries), f"Queries {path}")
     return queries
 
 
-def _query_of(line: str, where: str) -> Query:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise RunError(f"{where}: not JSON ({error}). Mend the line.") from None
-    known = {"id", "prompt", "completion", "contrast", "text", "supports"}
-    if not isinstance(values, dict) or not set(values) <= known:
-        extra = sorted(set(values) - known) if isinstance(values, dict) else type(values).__name__
-        raise RunError(f"{where}: {extra} given; known keys are {sorted(known)}.")
+def _query_of(values: Mapping[str, Any], where: str) -> Query:
+    known = {"id", *_TEXTS, "supports"}
+    if not set(values) <= known:
+        raise RunError(
+            f"{where}: {sorted(set(values) - known)} given; known keys are {sorted(known)}."
+        )
     if ("text" in values) == ("completion" in values):
         raise RunError(
             f"{where}: keys {sorted(values)} given; either `completion` (with `prompt`) or `text` "
             "(a whole text) was expected."
         )
-    if "text" in values:
-        values["completion"] = values.pop("text")
-    values["supports"] = tuple(values.get("supports") or ())
-    return Query(**values)
+    for key in _TEXTS & set(values):
+        if not isinstance(values[key], str | None):
+            raise RunError(
+                f"{where}: {key} is a {type(values[key]).__name__}, a text was expected."
+            )
+    supports = values.get("supports") or []
+    if not isinstance(supports, list) or not all(isinstance(one, str) for one in supports):
+        raise RunError(f"{where}: supports {supports!r} given, a list of ids was expected.")
+    rest = {key: value for key, value in values.items() if key not in ("text", "supports")}
+    completion = values.get("text", values.get("completion"))
+    if not completion:
+        raise RunError(f"{where}: an empty completion, the output to explain was expected.")
+    name = None if values.get("id") is None else str(values["id"])
+    return Query(**rest | {"id": name, "completion": completion, "supports": tuple(supports)})
+
+
+_TEXTS = {"prompt", "completion", "contrast", "text", "task", "language"}

@@ -301,7 +301,10 @@ def test_queries_come_from_a_file(finished, tmp_path):
         ('{"promt": "a", "completion": "b"}', r"'promt'\] given; known keys"),
         ('{"prompt": "a"}', "either `completion` .* or `text`"),
         ('{"completion": "a"}\n{"completion": "a"}', "occurs twice"),
-        ("[1]", "line 1: list given"),
+        ("[1]", "line 1: a list, a JSON object was expected"),
+        ('{"prompt": 3, "completion": "a"}', "prompt is a int, a text was expected"),
+        ('{"completion": ""}', "an empty completion"),
+        ('{"completion": "a", "supports": "d1"}', "supports 'd1' given, a list of ids"),
     ],
 )
 def test_a_bad_file_of_queries_is_refused(tmp_path, lines, message):
