@@ -119,54 +119,23 @@ def fit(
     found = find_evidence(
         model.spec, answers, wanted, model.root, workers, train, only_answers=True
     )
-    used = [
-        n
-        for n, one in enumerate(answers)
-        if one.label in ("right", "wrong") and found.errors[n] is None
-    ]
+    used = _attempted(answers, found)
     attempted = [answers[n] for n in used]
     wrong_N = np.array([one.label == "wrong" for one in attempted], dtype=bool)
-    if min(wrong_N.sum(), (~wrong_N).sum()) < FEWEST:
-        failed = Counter(error for error in found.errors if error)
-        raise RunError(
-            f"Hallucination: {len(used)} of {len(answers)} answers could be read, {wrong_N.sum()} of "
-            f"them wrong; at least {FEWEST} right and {FEWEST} wrong ones were expected. Most "
-            f"frequent failure: {failed.most_common(1)}."
-        )
     entities = [one.entity or one.id for one in attempted]
     folds_N = _folds(attempted, entities, wrong_N, options.seed)
-    with_probe = any(signal.name == PROBE for signal in signals)
-    probes = (
-        _probes(found, used, wrong_N, folds_N, entities, options, workers) if with_probe else None
-    )
-    every_NS = found.values(signals)[used]
-    if probes is not None:
-        every_NS[:, [one.name for one in signals].index(PROBE)] = probes.column.final_N
-    known_S = ~np.isnan(every_NS).all(0)
-    names = tuple(one.name for one, known in zip(signals, known_S, strict=True) if known)
-    unknown = [one.name for one in signals if one.name not in names]
-    values_NS = every_NS[:, known_S]
-    judged = Judged(
-        ids=tuple(one.id for one in attempted),
-        prompts=tuple(_text(one) for one in attempted),
-        completions=tuple(str(one.completion) for one in attempted),
-        signals=names,
-        values_NS=values_NS,
-        wrong_N=wrong_N,
-        folds_N=folds_N,
-        entities=tuple(entities),
-        topics=tuple(one.topic or "all" for one in attempted),
-        popularity_N=np.array(
-            [np.nan if one.popularity is None else one.popularity for one in attempted]
-        ),
-        probe=probes.column if probes is not None else None,
-    )
+    values_NS, probes = found.values(signals)[used], None
+    if PROBE in (names := [signal.name for signal in signals]):
+        probes = _probes(found, used, wrong_N, folds_N, entities, options, workers)
+        values_NS[:, names.index(PROBE)] = probes.column.final_N
+    judged = _judged(attempted, signals, values_NS, folds_N, probes)
     weighed = judged.weighed
     detector = fit_detector(weighed, judged.columns(weighed), wrong_N, folds_N)
     told = _announced(workers)
     result = report(judged, detector, probes.layers if probes else None, options.risk, told)
     result["leave_out"] = _unknown_topics(found, used, judged, options, workers)
-    result = _described(result, model, answers, found, options, unknown) | {"seconds": 0.0}
+    unknown = [name for name in names if name not in judged.signals]
+    result = _described(result, model, answers, found, options, unknown)
     result["seconds"] = round(time.perf_counter() - begun, 1)
     return _saved(model, options, detector, probes, judged, result)
 
@@ -178,6 +147,50 @@ class _Probes:
     column: ProbeColumn
     layers: dict[str, Any]
     """Area by layer, for the report."""
+
+
+def _attempted(answers: Sequence[Answer], found: Found) -> list[int]:
+    """Positions of the answers that claim something, are labelled, and could be read."""
+    used = [
+        n
+        for n, one in enumerate(answers)
+        if one.label in ("right", "wrong") and found.errors[n] is None
+    ]
+    wrong = sum(answers[n].label == "wrong" for n in used)
+    if min(wrong, len(used) - wrong) < FEWEST:
+        failed = Counter(error for error in found.errors if error)
+        raise RunError(
+            f"Hallucination: {len(used)} of {len(answers)} answers could be read, {wrong} of them "
+            f"wrong; at least {FEWEST} right and {FEWEST} wrong ones were expected. Most frequent "
+            f"failure: {failed.most_common(1)}."
+        )
+    return used
+
+
+def _judged(
+    attempted: Sequence[Answer],
+    signals: Sequence[Signal],
+    values_NS: np.ndarray,
+    folds_N: np.ndarray,
+    probes: _Probes | None,
+) -> Judged:
+    """What is judged: the signals that are known of any answer."""
+    known_S = ~np.isnan(values_NS).all(0)
+    return Judged(
+        ids=tuple(one.id for one in attempted),
+        prompts=tuple(_text(one) for one in attempted),
+        completions=tuple(str(one.completion) for one in attempted),
+        signals=tuple(one.name for one, known in zip(signals, known_S, strict=True) if known),
+        values_NS=values_NS[:, known_S],
+        wrong_N=np.array([one.label == "wrong" for one in attempted], dtype=bool),
+        folds_N=folds_N,
+        entities=tuple(one.entity or one.id for one in attempted),
+        topics=tuple(one.topic or "all" for one in attempted),
+        popularity_N=np.array(
+            [np.nan if one.popularity is None else one.popularity for one in attempted]
+        ),
+        probe=probes.column if probes is not None else None,
+    )
 
 
 def _signals(names: str | None, has_run: bool) -> tuple[Signal, ...]:
