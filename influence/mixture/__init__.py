@@ -1,0 +1,1 @@
+"""Mixtures of sources: which help or hurt which abilities, and what was copied. Functions on tensors."""
