@@ -9,6 +9,7 @@ from datasets_cfg.config_files import read_config, shipped_names
 from datasets_cfg.load import load
 from datasets_cfg.fingerprint import fingerprint
 from datasets_cfg.embedded import questions
+from datasets_cfg.abilities import abilities, write_abilities
 
 # errors
 from datasets_cfg.errors import DatasetError
@@ -17,10 +18,12 @@ __all__ = [
     "CANONICAL",
     "DatasetConfig",
     "DatasetError",
+    "abilities",
     "config_from",
     "fingerprint",
     "load",
     "questions",
     "read_config",
     "shipped_names",
+    "write_abilities",
 ]

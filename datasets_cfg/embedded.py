@@ -10,7 +10,7 @@ from datasets_cfg import prose
 from datasets_cfg.phrasings import STATEMENTS
 from datasets_cfg.statements import Document, Mixture, Plan, alternatives, plans, state
 
-__all__ = ["Mixture", "documents", "questions"]
+__all__ = ["Mixture", "documents", "held_out", "questions"]
 
 _PROSE: dict[str, Callable[[range], prose.Texts]] = {
     "reference": prose.reference,
@@ -119,14 +119,38 @@ def _stated(planned: list[Plan], seed: int, mixture: Mixture) -> list[Document]:
     return [*stated, *_near_copies(copied, count, f"{seed}:copies:facts", mixture)]
 
 
-def _prose(source: str, seed: int, mixture: Mixture) -> list[Document]:
-    """Documents of one source that state no facts."""
+def held_out(source: str, count: int, seed: int = 0, mixture: Mixture | None = None) -> prose.Texts:
+    """Texts of a source that `documents` with the same arguments does not take.
+
+    Args:
+        source: reference, docstrings, code or licences.
+        count: How many at most; the source may hold fewer.
+        seed: Seed of every choice.
+        mixture: How much of each kind; None: the default `Mixture()`.
+
+    Returns:
+        Names and texts, of the lengths of the corpus's own.
+    """
+    mixture = mixture or Mixture()
+    texts, positions = _shuffled(source, seed, mixture)
+    left = positions[getattr(mixture, source) :][:count]
+    return prose.choose(texts, len(left), source, left)
+
+
+def _shuffled(source: str, seed: int, mixture: Mixture) -> tuple[prose.Texts, list[int]]:
+    """All texts of one source, and the order in which the corpus takes them."""
     texts = _PROSE[source](
         range(mixture.min_words, min(mixture.prose_words, mixture.max_words) + 1)
     )
-    count = getattr(mixture, source)
     positions = list(range(len(texts)))
     random.Random(f"{seed}:{source}").shuffle(positions)
+    return texts, positions
+
+
+def _prose(source: str, seed: int, mixture: Mixture) -> list[Document]:
+    """Documents of one source that state no facts."""
+    texts, positions = _shuffled(source, seed, mixture)
+    count = getattr(mixture, source)
     return [
         {
             "id": name,
