@@ -4,16 +4,14 @@
 
 How the sets are made: `influence hallucination bed MODEL --set statements --start START --out F`, then
 the same with `--set variants`. For each topic a detector is fitted to the plain statements about the
-entities of three folds, another to plain statements and variants of the same entities; both are judged
-on the statements about the entities of the other two folds. AUROC is of wrong against right statements,
-with 95 % intervals by entity.
+entities of three folds and judged on all statements about the entities of the other two. AUROC is of
+wrong against right statements, with 95 % intervals by entity.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +22,7 @@ from influence.hallucination.choice import choose_signals
 from pipelines.cluster import Workers
 from pipelines.detector_files import load_detector
 from pipelines.detector_fit import FitOptions, fit
-from pipelines.evidence import Collected, Found, find_evidence, places_of
+from pipelines.evidence import Collected, find_evidence, places_of
 from pipelines.input_models import FoundModel, find_model
 from pipelines.labelled_answers import Answer, read_labelled
 
@@ -58,29 +56,29 @@ def main() -> None:
 def _of_topic(
     model: FoundModel, answers: list[Answer], kinds: list[str], topic: str, workers: Workers
 ) -> list[str]:
-    signals = choose_signals(SIGNALS)
-    place = FitOptions(name="").place
-    wanted = Collected(signals=signals, places=places_of(place))
+    train = [
+        one
+        for one, kind in zip(answers, kinds, strict=True)
+        if kind == "plain" and one.fold not in JUDGED_FOLDS
+    ]
+    options = FitOptions(name=f"plain-{topic}", signals=SIGNALS)
+    fit(model, train, options, workers)
+    saved = load_detector(options.name, model.root, model.spec.fingerprint)
+    judged = [n for n, one in enumerate(answers) if one.fold in JUDGED_FOLDS]
+    answers, kinds = [answers[n] for n in judged], [kinds[n] for n in judged]
+    signals = choose_signals(list(saved.detector.signals))
+    wanted = Collected(signals=signals, places=places_of(options.place))
     found = find_evidence(model.spec, answers, wanted, model.root, workers, None, only_answers=True)
-    judged_N = np.array([one.fold in JUDGED_FOLDS for one in answers])
-    plain_N = np.array([kind == "plain" for kind in kinds])
-    fitted = {
-        "detector fitted to plain statements": _fitted(
-            model, answers, ~judged_N & plain_N, f"{topic}-plain", workers, found
-        ),
-        "detector fitted to all": _fitted(
-            model, answers, ~judged_N, f"{topic}-all", workers, found
-        ),
-    }
     alone_NS = found.values(choose_signals(",".join(ALONE)))
-    scores = {name: -alone_NS[:, s] for s, name in enumerate(ALONE)} | fitted
+    scores = {name: -alone_NS[:, s] for s, name in enumerate(ALONE)}
+    scores["detector"] = saved.detector.log_odds(found.values(signals, saved.probe))
     lines = [
         f"## {topic}\n",
         "| statements | right, wrong | " + " | ".join(scores) + " |",
         "|---" * (len(scores) + 2) + "|",
     ]
     for kind in dict.fromkeys(kinds):
-        own_N = judged_N & np.array([one == kind for one in kinds])
+        own_N = np.array([one == kind for one in kinds])
         wrong_N = np.array([one.label == "wrong" for one in answers])[own_N]
         entities = [str(one.entity) for one, own in zip(answers, own_N, strict=True) if own]
         areas = [
@@ -91,23 +89,6 @@ def _of_topic(
         counts = f"{(~wrong_N).sum()}, {wrong_N.sum()}"
         lines.append(f"| {kind} | {counts} | {' | '.join(cells)} |")
     return lines
-
-
-def _fitted(
-    model: FoundModel,
-    answers: Sequence[Answer],
-    used_N: np.ndarray,
-    name: str,
-    workers: Workers,
-    found: Found,
-) -> np.ndarray:
-    """Log-odds that statements are wrong, by a detector that was fitted to some of them."""
-    train = [one for one, used in zip(answers, used_N, strict=True) if used]
-    options = FitOptions(name=f"variants-{name}", signals=SIGNALS)
-    fit(model, train, options, workers)
-    saved = load_detector(options.name, model.root, model.spec.fingerprint)
-    values_NS = found.values(choose_signals(list(saved.detector.signals)), saved.probe)
-    return saved.detector.log_odds(values_NS)
 
 
 if __name__ == "__main__":

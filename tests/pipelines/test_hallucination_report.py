@@ -17,8 +17,8 @@ from pipelines.report.characters import pieces, visible
 from pipelines.report.charts import Span
 from pipelines.report.claims import claims
 from pipelines.report.detector_page import render_detector, write_detector_page
+from pipelines.report.hallucination_claim import marked_excerpt
 from pipelines.report.hallucination_page import (
-    marked_excerpt,
     render_hallucination,
     render_hallucination_index,
     risk_bar,
