@@ -14,6 +14,7 @@ from influence.mixture.profiles import profiles
 from influence.mixture.reweighting import Reweighting, propose
 from influence.mixture.rollup import Cells, group_totals, in_blocks, roll_up
 from pipelines.cluster import Workers
+from pipelines.duplicates import find_duplicates, read_clusters
 from pipelines.errors import RunError
 from pipelines.mixture_files import FORMAT, write_documents, write_mixture, write_rows
 from pipelines.mixture_groups import Groups, group_documents
@@ -33,7 +34,7 @@ from pipelines.mixture_result import (
 )
 from pipelines.mixture_scores import exact_mixture, stored_mixture
 from pipelines.queries import Query
-from pipelines.run_folder import clear_leftovers, key_of, locked
+from pipelines.run_folder import Stage, clear_leftovers, key_of, locked
 from pipelines.runs import Run, open_traced
 from pipelines.worker import layers_of
 
@@ -67,7 +68,12 @@ def run_mixture(
     facts, said = find_facts(run, tasks)
     with locked(run.root):
         clear_leftovers(run.root)
-        cluster_N = np.arange(run.tokens.info()["documents"])
+        found = _timed(
+            seconds,
+            "duplicates",
+            lambda: find_duplicates(run.corpus, run.root, workers, options.threshold),
+        )
+        cluster_N = read_clusters(found)
         groups = group_documents(run, options.by, cluster_N)
         documents = in_blocks(groups.group_N, cluster_N, options.blocks, options.seed)
         traced = open_traced(run, exact=not options.store)
@@ -105,7 +111,7 @@ def run_mixture(
         "concentration": concentration_rows(scores.task_TN, tasks),
         "layers": layer_rows(scores.layers_TLG, scores.absolute_TL, tasks, names),
         "languages": None if spoken is None else language_values(spoken),
-        "clusters": cluster_values(cluster_N, None),
+        "clusters": cluster_values(found),
         "suspects": [],
         "reweighting": reweighting_values(proposal, tasks, groups),
         "verification": None,
@@ -163,19 +169,16 @@ def self_influence(run: Run) -> np.ndarray | None:
     return np.asarray(column / len(column))
 
 
-def cluster_values(cluster_N: np.ndarray, threshold: float | None) -> dict[str, Any]:
+def cluster_values(duplicates: Stage) -> dict[str, Any]:
     """How many documents have near-duplicates.
 
     Returns:
         ``clusters``.
     """
-    sizes = np.bincount(cluster_N)
-    several = sizes[sizes > 1]
+    info = duplicates.info()
     return {
-        "count": len(several),
-        "documents": int(several.sum()),
-        "largest": int(several.max(initial=0)),
-        "threshold": threshold,
+        "count": info["clusters"],
+        **{key: info[key] for key in ("documents", "largest", "threshold")},
     }
 
 

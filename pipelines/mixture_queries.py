@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_cfg.abilities import abilities
 from influence.errors import InfluenceError
+from pipelines.ability_queries import EXAMPLE, ability_queries
 from pipelines.answers import loss_of
 from pipelines.errors import RunError
 from pipelines.json_lines import check_distinct, read_objects
 from pipelines.mixture_options import MixtureOptions
-from pipelines.queries import Query, query_of, read_queries
+from pipelines.queries import Query, read_queries
 from pipelines.query_gradients import encoded
 from pipelines.runs import Run
 from pipelines.worker import language_model
 
-EXAMPLE = '{"task": "capitals", "prompt": "The capital of France is", "completion": " Paris"}'
 FEW_QUERIES = 8
 """Queries of a task below which its intervals are too narrow."""
 
@@ -60,13 +59,12 @@ class Tasks:
         return own_TQ / self.queries_T[:, None]
 
 
-def read_tasks(path: Path | None, run: Run, seed: int = 0) -> list[Query]:
+def read_tasks(path: Path | None, run: Run) -> list[Query]:
     """Read queries that each name a task.
 
     Args:
         path: A jsonl file; None: the abilities of the embedded corpus.
         run: The run that is asked about.
-        seed: Of the embedded abilities.
 
     Returns:
         The queries.
@@ -75,7 +73,7 @@ def read_tasks(path: Path | None, run: Run, seed: int = 0) -> list[Query]:
         RunError: If there is no file and the corpus is not the embedded one, or lines lack a task.
     """
     if path is None:
-        return _abilities(run, seed)
+        return ability_queries(run)
     queries = read_queries(path)
     if all(query.task for query in queries):
         return queries
@@ -87,17 +85,6 @@ def read_tasks(path: Path | None, run: Run, seed: int = 0) -> list[Query]:
         f"Queries {path}: {len(lines)} of {len(queries)} have no `task` (lines {_few(lines)}); each "
         f"query names the ability that it tests. Add it, such as {EXAMPLE}"
     )
-
-
-def _abilities(run: Run, seed: int) -> list[Query]:
-    if run.config.data != ("embedded",):
-        raise RunError(
-            f"Mixture: no --queries given, and run {run.config.name} is not of the embedded corpus, "
-            f"whose abilities are known. Give a .jsonl with one query a line, such as {EXAMPLE}"
-        )
-    return [
-        query_of(values, f"Ability {number}") for number, values in enumerate(abilities(seed), 1)
-    ]
 
 
 def check_tasks(run: Run, queries: Sequence[Query], options: MixtureOptions) -> Tasks:

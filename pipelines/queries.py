@@ -49,25 +49,13 @@ def read_queries(path: str | Path) -> list[Query]:
         RunError: Naming the line and what is wrong with it.
     """
     queries = [
-        query_of(values, where) for where, values in read_objects(path, "Queries", "queries")
+        _query_of(values, where) for where, values in read_objects(path, "Queries", "queries")
     ]
     check_distinct((query.name for query in queries), f"Queries {path}")
     return queries
 
 
-def query_of(values: Mapping[str, Any], where: str) -> Query:
-    """One query from plain values.
-
-    Args:
-        values: As a line of a jsonl file holds them.
-        where: For messages.
-
-    Returns:
-        The query.
-
-    Raises:
-        RunError: Saying what is wrong with it.
-    """
+def _query_of(values: Mapping[str, Any], where: str) -> Query:
     known = {"id", *_TEXTS, "supports"}
     if not set(values) <= known:
         raise RunError(

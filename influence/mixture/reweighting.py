@@ -9,7 +9,7 @@ the threshold share one weight.
 
 Noise shall propose nothing. A cell whose sign is unclear counts as 0, and a clear one counts with
 the end of its interval that is nearest 0. Groups that all count 0 stand at one threshold and keep one
-weight.
+weight. What is not clearly a gain for the tasks together is not proposed.
 
 It is first order: the change of a small step, stretched to whole groups. It knows nothing of
 groups that replace or need each other, and nothing of the model's having been trained otherwise.
@@ -53,7 +53,8 @@ def propose(
         importance_T: How much each task counts, not negative, not all 0; None: all alike.
 
     Returns:
-        The proposal; None where no cell is clear, or no group can gain on another.
+        The proposal; None where no cell is clear, no group can gain on another, or the interval of
+        the weighted sum of the tasks' changes reaches 0.
     """
     tasks = len(cells.mean_TG)
     importance_T = np.ones(tasks) if importance_T is None else np.asarray(importance_T, np.float64)
@@ -63,6 +64,8 @@ def propose(
         return None
     change_T = cells.total_TG @ (1 - weight_G)
     drawn_RT = cells.drawn_RTG @ (1 - weight_G)
+    if np.quantile(drawn_RT @ importance_T, (1 + LEVEL) / 2) >= 0:
+        return None
     low_T, high_T = np.quantile(drawn_RT, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return Reweighting(weight_G=weight_G, change_T=change_T, low_T=low_T, high_T=high_T)
 
