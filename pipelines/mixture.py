@@ -17,7 +17,7 @@ from pipelines.cluster import Workers
 from pipelines.duplicates import find_duplicates, read_clusters
 from pipelines.errors import RunError
 from pipelines.mixture_files import FORMAT, write_documents, write_mixture, write_rows
-from pipelines.mixture_groups import Groups, group_documents
+from pipelines.mixture_groups import Groups, check_column, group_documents
 from pipelines.mixture_languages import compare_languages, find_facts
 from pipelines.mixture_options import MixtureOptions
 from pipelines.mixture_queries import Tasks, check_tasks, few_queries
@@ -63,6 +63,7 @@ def run_mixture(
             f"Mixture: --store given, and run {run.root} has no gradient store. Leave it out to score "
             "exactly, or make the store with `influence run` or `influence index`."
         )
+    check_column(run, options.by)
     seconds: dict[str, float] = {}
     tasks = _timed(seconds, "queries", lambda: check_tasks(run, queries, options))
     facts, said = find_facts(run, tasks)

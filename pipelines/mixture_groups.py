@@ -49,21 +49,23 @@ def group_documents(run: Run, column: str, cluster_N: np.ndarray) -> Groups:
 
     Args:
         run: The run.
-        column: A column of its corpus, or "cluster".
+        column: A column of its corpus (`check_column`), or "cluster".
         cluster_N: Cluster of each document.
 
     Returns:
         The groups, each with one document at least.
 
     Raises:
-        RunError: If there is no such column, it holds no plain values, or each document has its own.
+        RunError: If the column holds no plain values, or each document has its own.
     """
     notes: list[str] = []
     if column == CLUSTER:
         values = _clusters(run, cluster_N)
     else:
         values, missing = _values(run, column)
-        notes += [f"{missing} documents have no value of {column!r}: they are a group."] * (missing > 0)
+        notes += [f"{missing} documents have no value of {column!r}: they are a group."] * (
+            missing > 0
+        )
     counts = Counter(values)
     if len(counts) == len(values):
         raise RunError(
@@ -93,6 +95,27 @@ def group_documents(run: Run, column: str, cluster_N: np.ndarray) -> Groups:
     )
 
 
+def check_column(run: Run, column: str) -> None:
+    """Refuse a column that the documents do not have.
+
+    Args:
+        run: The run.
+        column: Its name, or "cluster".
+
+    Raises:
+        RunError: Naming the nearest.
+    """
+    known = [*run.corpus.info()["columns"], CLUSTER]
+    if column in known:
+        return
+    near = get_close_matches(column, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise RunError(
+        f"Mixture: no column {column!r} in the documents of {run.config.name}; known are "
+        f"{', '.join(dict.fromkeys(known))}.{hint}"
+    )
+
+
 def counted_tokens(run: Run) -> np.ndarray:
     """Tokens of each document that count in its loss, from the token shards.
 
@@ -113,14 +136,6 @@ def counted_tokens(run: Run) -> np.ndarray:
 
 def _values(run: Run, column: str) -> tuple[list[str], int]:
     """Each document's value as a text, and how many have none."""
-    known = run.corpus.info()["columns"]
-    if column not in known:
-        near = get_close_matches(column, [*known, CLUSTER], n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RunError(
-            f"Mixture: no column {column!r} in the documents of {run.config.name}; known are "
-            f"{', '.join(known)}, and {CLUSTER}.{hint}"
-        )
     found: Sequence[Any] = read_columns(run.corpus, [column]).column(column).to_pylist()
     if any(isinstance(value, list | dict) for value in found):
         raise RunError(

@@ -247,16 +247,18 @@ def _draws(
     task_Q: np.ndarray, blocks: Blocks, draws: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     # Weights [r, Q], which sum to 1 within a task, and whole numbers [r, K] of times drawn.
-    by_query, by_block = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
+    # Each task and each group has its own random numbers, whatever else there is.
     sizes_T, sizes_G = np.bincount(task_Q), blocks.blocks_G
+    by_task = [np.random.default_rng([seed, 1, task]) for task in range(len(sizes_T))]
+    by_group = [np.random.default_rng([seed, 2, group]) for group in range(len(sizes_G))]
     step = max(1, _HELD // max(len(task_Q), len(blocks.group_K)))
     for start in range(0, draws, step):
         count = min(step, draws - start)
         weights_rQ = np.zeros((count, len(task_Q)))
         for task, size in enumerate(sizes_T):
-            weights_rQ[:, task_Q == task] = _times(by_query, size, count) / size
-        weights_rK = [_times(by_block, size, count) for size in sizes_G]
-        yield weights_rQ, np.concatenate(weights_rK, axis=1)
+            weights_rQ[:, task_Q == task] = _times(by_task[task], size, count) / size
+        times = [_times(own, size, count) for own, size in zip(by_group, sizes_G, strict=True)]
+        yield weights_rQ, np.concatenate(times, axis=1)
 
 
 def _times(generator: np.random.Generator, size: int, draws: int) -> np.ndarray:
