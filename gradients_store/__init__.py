@@ -19,6 +19,7 @@ from gradients_store.errors import (
     UnreadableVersion,
 )
 from gradients_store.exports import export
+from gradients_store.group_sums import group_sums, size_of
 from gradients_store.histogram import Histogram
 from gradients_store.quantise import rounded
 from gradients_store.reader import Store, open_store, shard_vectors
@@ -65,7 +66,9 @@ __all__ = [
     "SearchResult",
     "Top",
     "all_scores",
+    "group_sums",
     "search",
+    "size_of",
     # what can go wrong
     "AlreadySealed",
     "BadHeader",

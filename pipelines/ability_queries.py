@@ -12,6 +12,8 @@ from pipelines.run_folder import new_file
 from pipelines.runs import Run
 
 ABILITIES = "abilities.jsonl"
+EXAMPLE = '{"task": "capitals", "prompt": "The capital of France is", "completion": " Paris"}'
+"""A line of a file of queries by task."""
 
 
 def ability_queries(run: Run) -> list[Query]:
@@ -30,7 +32,8 @@ def ability_queries(run: Run) -> list[Query]:
         raise RunError(
             f"Run {run.root}: its data are {', '.join(run.config.data)}, and no queries were given; "
             "queries with a task each were expected. Write a jsonl file with `task` and `prompt` "
-            "with `completion`, or `text`, on each line, and give it with `--queries`."
+            "with `completion`, or `text`, on each line, and give it with `--queries`. A line: "
+            f"{EXAMPLE}"
         )
     with new_file(run.root / ABILITIES) as temporary:
         datasets_cfg.write_abilities(temporary)

@@ -17,6 +17,8 @@ import typer
 from rich.console import Console
 
 from pipelines.hallucination_cli import app as hallucination_app
+from pipelines.mixture_cli import EPILOG as EPILOG_MIXTURE
+from pipelines.mixture_cli import mixture
 
 app = typer.Typer(
     name="influence",
@@ -31,6 +33,7 @@ store_app = typer.Typer(
 )
 app.add_typer(store_app, name="store")
 app.add_typer(hallucination_app, name="hallucination")
+app.command("mixture", epilog=EPILOG_MIXTURE)(mixture)
 
 Folder = Annotated[Path, typer.Option("--runs", help="Where runs live.")]
 Scheduler = Annotated[

@@ -39,7 +39,7 @@ from influence.documents.whitening import Whitening, prepare
 from influence.layers import head_name
 from influence.text import Batch, Chunk, encode_query
 from pipelines.cluster import Workers
-from pipelines.corpus import document_ids, read_columns
+from pipelines.corpus import DOCUMENTS, document_ids, read_columns, take_documents
 from pipelines.curvature import build_curvature
 from pipelines.gradient_files import load_curvature
 from pipelines.queries import Query
@@ -50,6 +50,8 @@ from pipelines.tokens import batches, read_chunks, read_table, shard_path, write
 from pipelines.trained_states import final_state, second_moments, trained_states
 from pipelines.worker import ModelSpec, language_model, layers_of, naming_documents
 
+TEXTS = ["text", "prompt", "completion", "messages"]
+"""Columns that make a document's text."""
 DIRECTION_GIGABYTES = 0.5
 """Memory for the directions of one block of queries, over all states."""
 
@@ -437,8 +439,21 @@ def document_texts(run: Run) -> list[str]:
     Returns:
         Texts in row order.
     """
-    columns = ["text", "prompt", "completion", "messages"]
-    return [_plain(**row) for row in read_columns(run.corpus, columns).to_pylist()]
+    return [_plain(**row) for row in read_columns(run.corpus, TEXTS).to_pylist()]
+
+
+def texts_of(run: Run, rows: Sequence[int]) -> list[str]:
+    """Some documents as plain text.
+
+    Args:
+        run: The run.
+        rows: Row numbers.
+
+    Returns:
+        Texts in the order asked.
+    """
+    table = take_documents(run.corpus.path / DOCUMENTS, rows, TEXTS)
+    return [_plain(**row) for row in table.to_pylist()]
 
 
 def _plain(

@@ -41,6 +41,8 @@ BESIDE = (
     "untrained/",
     "words/",
     "support/",
+    "mixtures/",
+    "duplicates/",
 )
 """Folders of a run that are made from its stages later, by traces and evaluations."""
 QUERIES = (
