@@ -114,7 +114,7 @@ def plan_retrainings(
         )
     base = plan_training(run.config, run.tokens, {"source": run.model.source})
     base = replace(base, threads=1)
-    settings = {k: v for k, v in asdict(base).items() if k in _DECISIVE}
+    settings = {k: v for k, v in asdict(base).items() if k in DECISIVE}
     key = key_of(
         settings=settings,
         tokens=run.tokens.key,
@@ -137,7 +137,7 @@ def plan_retrainings(
     return specs
 
 
-_DECISIVE = (
+DECISIVE = (
     "sizes",
     "epochs",
     "batch_documents",
@@ -146,6 +146,7 @@ _DECISIVE = (
     "weight_decay",
     "seed",
 )
+"""Settings of a training that change its result."""
 
 
 def retrain(spec: RetrainSpec) -> str:
@@ -161,7 +162,7 @@ def retrain(spec: RetrainSpec) -> str:
         chunks = [c for c in read_corpus(spec.train.tokens) if c.document in rows]
         tokenizer = trained_tokenizer(spec.train)
         trained = train_on(spec.train, chunks, tokenizer, None)
-        loaded = _as_loaded(trained.model, tokenizer, spec.train)
+        loaded = as_loaded(trained.model, tokenizer, spec.train)
         losses = [loss_of(loaded, query) for query in spec.queries]
         right = [says(loaded, query) for query in spec.queries]
     finally:
@@ -170,7 +171,12 @@ def retrain(spec: RetrainSpec) -> str:
     return str(write_json(Path(spec.out), content))
 
 
-def _as_loaded(model: Any, tokenizer: Any, spec: TrainSpec) -> LanguageModel:
+def as_loaded(model: Any, tokenizer: Any, spec: TrainSpec) -> LanguageModel:
+    """A model that was trained here, as queries are asked of it.
+
+    Returns:
+        The model, its parameters frozen.
+    """
     sizes = dict(spec.sizes)
     limit = getattr(model.config, "max_position_embeddings", None) or sizes.get("max_tokens", 1024)
     return LanguageModel(
