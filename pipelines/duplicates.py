@@ -36,6 +36,8 @@ from pipelines.run_folder import PARTIAL, Stage, key_of, seal
 from pipelines.tokens import read_table, shard_path, write_table
 
 STAGE = "duplicates"
+THRESHOLD = 0.8
+"""Jaccard similarity from which two documents are near-duplicates, unless another is asked for."""
 CLUSTERS = "clusters.arrow"
 SHINGLE = 8
 """Bytes of a shingle."""
@@ -60,7 +62,7 @@ class SignatureSpec:
 
 
 def find_duplicates(
-    corpus: Stage, root: Path, workers: Workers, threshold: float = 0.8, rows: int = PART_ROWS
+    corpus: Stage, root: Path, workers: Workers, threshold: float = THRESHOLD, rows: int = PART_ROWS
 ) -> Stage:
     """Find the clusters of near-duplicates; run again to resume, or to reuse them.
 
@@ -84,9 +86,7 @@ def find_duplicates(
             f"Near-duplicates: threshold {threshold} given, a Jaccard similarity above 0 and at most "
             "1 was expected. Use 0.8, say."
         )
-    how = {"shingle": SHINGLE, "permutations": PERMUTATIONS, "missed": MISSED}
-    key = key_of(corpus=corpus.info()["content"], threshold=threshold, **how)
-    stage = Stage(STAGE, key, root)
+    stage = _stage(corpus, root, threshold)
     if not stage.is_sealed():
         _check_extra()
         specs = plan_signatures(corpus, stage, rows)
@@ -98,6 +98,27 @@ def find_duplicates(
         seal(stage, {**summary(cluster_N), "threshold": threshold})
     shutil.rmtree(stage.path / PARTIAL, ignore_errors=True)
     return stage
+
+
+def sealed_duplicates(corpus: Stage, root: Path, threshold: float = THRESHOLD) -> Stage | None:
+    """The clusters of a run, where ``find_duplicates`` has found them.
+
+    Args:
+        corpus: The sealed corpus.
+        root: The run's folder.
+        threshold: As it was found with.
+
+    Returns:
+        The sealed stage, or None.
+    """
+    stage = _stage(corpus, root, threshold)
+    return stage if stage.is_sealed() else None
+
+
+def _stage(corpus: Stage, root: Path, threshold: float) -> Stage:
+    how = {"shingle": SHINGLE, "permutations": PERMUTATIONS, "missed": MISSED}
+    key = key_of(corpus=corpus.info()["content"], threshold=threshold, **how)
+    return Stage(STAGE, key, root)
 
 
 def _check_extra() -> None:

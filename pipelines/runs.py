@@ -22,6 +22,7 @@ from pipelines.config import RunConfig, validate
 from pipelines.conversion import gguf_parts, unpack_gguf
 from pipelines.corpus import build_corpus, build_tokens, document_ids
 from pipelines.curvature import build_curvature
+from pipelines.duplicates import sealed_duplicates
 from pipelines.errors import RunError
 from pipelines.estimate import estimate, in_words, planned_layers
 from pipelines.gradient_files import load_form
@@ -350,6 +351,7 @@ def open_traced(run: Run, exact: bool = False) -> Traced:
         store=store,
         settings=describe(run, store),
         quality=_quality(run),
+        duplicates=sealed_duplicates(run.corpus, run.root),
     )
 
 

@@ -21,7 +21,7 @@ from pipelines.cluster import Workers
 from pipelines.gradient_files import IndexSpec, load_curvature, load_sketch
 from pipelines.queries import Query
 from pipelines.query_gradients import encoded
-from pipelines.run_folder import key_of
+from pipelines.run_folder import Stage, key_of
 from pipelines.tokens import read_chunks, read_table, shard_path, write_table
 from pipelines.worker import language_model, layers_of, naming_documents
 
@@ -44,6 +44,8 @@ class Traced:
     settings: dict[str, Any]
     """What the report prints about how the numbers were made."""
     quality: dict[str, Any]
+    duplicates: Stage | None = None
+    """The sealed clusters of near-duplicates; None: not looked for."""
 
 
 @dataclass(frozen=True)

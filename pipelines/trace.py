@@ -42,6 +42,7 @@ from pipelines.scoring import (
     score_documents,
     solve,
 )
+from pipelines.trace_clusters import cluster_fields, clusters_of, representatives
 from pipelines.worker import language_model, layers_of
 
 QUERIES_AT_ONCE = 64
@@ -60,6 +61,8 @@ class Explained:
     chosen: dict[str, list[int]]
     """Positions in ``own`` of the proponents and the opponents, strongest first."""
     heat: Heat
+    cluster_N: np.ndarray | None
+    """The cluster of every document of the corpus; None: near-duplicates were not looked for."""
 
 
 def trace(
@@ -80,7 +83,7 @@ def trace(
         One trace a query, a plain dict (see ``docs/trace.md``); its files are already written.
     """
     everywhere = exact_everywhere(run, queries, workers) if how.exact or run.store is None else None
-    start = 0
+    start, cluster_N = 0, clusters_of(run)
     for block in blocks(run, queries, QUERIES_AT_ONCE):
         clock = time.perf_counter
         begun = clock()
@@ -92,12 +95,12 @@ def trace(
         scored = score_documents(run, solved, {int(r) for one in found for r in one["rows"]})
         seconds["rerank"] = clock() - begun - sum(seconds.values())
         own = [_of_query(scored, q, one["rows"]) for q, one in enumerate(found)]
-        chosen = [_chosen(one, how.top) for one in own]
+        chosen = [_chosen(one, how.top, cluster_N) for one in own]
         shown = [one.rows[_positions(both)] for one, both in zip(own, chosen, strict=True)]
         heat = token_heat(run, solved, shown)
         seconds["tokens"] = clock() - begun - sum(seconds.values())
         for q in range(len(block)):
-            explained = Explained(own[q], chosen[q], heat[q])
+            explained = Explained(own[q], chosen[q], heat[q], cluster_N)
             yield _one(run, solved, q, found[q], explained, how, seconds)
         start += len(block)
 
@@ -120,10 +123,12 @@ def _of_query(scored: DocumentScores, q: int, candidates: np.ndarray) -> Documen
     )
 
 
-def _chosen(own: DocumentScores, top: int) -> dict[str, list[int]]:
-    """Positions of a query's strongest candidates of each sign."""
+def _chosen(own: DocumentScores, top: int, cluster_N: np.ndarray | None) -> dict[str, list[int]]:
+    """Positions of a query's strongest candidates of each sign, one of each cluster."""
     total_D = own.layers_QLD[0].sum(axis=0)
     order = np.argsort(-total_D, kind="stable")
+    if cluster_N is not None:
+        order = order[representatives(total_D, cluster_N[own.rows])[order]]
     return {
         "proponents": [i for i in order[:top] if total_D[i] > 0],
         "opponents": [i for i in order[::-1][:top] if total_D[i] < 0],
@@ -272,6 +277,7 @@ def trace_folder(run: Traced, query: Query, how: HowToTrace) -> Path:
         curvature=Path(first.curvature).name,
         damping=first.damping,
         store=None if run.store is None else Path(first.store).parent.name,
+        **({} if run.duplicates is None else {"duplicates": run.duplicates.key}),
     )
     return run.root / "traces" / key
 
@@ -342,7 +348,6 @@ def _self_influence(run: Traced, rows: np.ndarray) -> Tensor:
 
 
 def _rows(run: Traced, explained: Explained, table: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    documents = len([i for s in run.specs for i in s.ids])
     chosen, heat = explained.chosen, explained.heat
     rows, layers_LD = explained.own.rows, explained.own.layers_QLD[0]
     positions = _positions(chosen)
@@ -350,6 +355,14 @@ def _rows(run: Traced, explained: Explained, table: pa.Table) -> dict[str, list[
         zip(positions, read_documents(run.corpus, [int(rows[i]) for i in positions]), strict=True)
     )
     names = [layer.name for layer in layers_of(run.specs[0].model)]
+    ids = [i for s in run.specs for i in s.ids]
+    documents = len(ids)
+    score_D = layers_LD.sum(axis=0) / documents
+
+    def cluster(i: int) -> dict[str, Any]:
+        if explained.cluster_N is None:
+            return {}
+        return cluster_fields(i, rows, score_D, explained.cluster_N, ids)
 
     def row(rank: int, i: int) -> dict[str, Any]:
         values = {k: table.column(k)[i].as_py() for k in table.column_names}
@@ -375,6 +388,7 @@ def _rows(run: Traced, explained: Explained, table: pa.Table) -> dict[str, list[
                 for k, name in enumerate(names)
             ],
             "meta": metadata(document),
+            **cluster(i),
         }
 
     return {

@@ -21,6 +21,9 @@ BLOCK = re.compile(r"^(?:.*\.)?(?:layers|layer|h|blocks|block)\.(\d+)\.(.+)$")
 MOST_TOKENS = 5
 """Tokens named with their value in the details."""
 
+MOST_COPIES = 50
+"""Near-duplicates that are named on a card."""
+
 LONGEST_VALUE = 2_000
 """Characters of one metadata value that are shown."""
 
@@ -71,6 +74,14 @@ class Card:
     """Score by layer."""
     facts: tuple[tuple[str, str], ...]
     """Names and values for the details."""
+    copies: int
+    """Near-duplicates in the corpus that this card stands for, itself not counted."""
+    cluster_score: str
+    """Sum of the scores of the cluster's documents that were scored, or ""."""
+    others: tuple[tuple[str, str], ...]
+    """Names and scores of the near-duplicates that were scored, strongest first."""
+    others_left_out: int
+    """Near-duplicates that were not scored or are not named."""
 
 
 def cards(trace: dict[str, Any], kind: str) -> list[Card]:
@@ -95,6 +106,11 @@ def _card(row: dict[str, Any], kind: str, place: int, strongest: float) -> Card:
     share = abs(or_zero(row.get("score"))) / strongest if strongest > 0 else 0.0
     text, tokens = str(row.get("text") or ""), row.get("tokens") or []
     joined = "".join(str(token.get("text") or "") for token in tokens)
+    copies = copies_of(row)
+    others = tuple(
+        (str(other.get("id") or ""), nats(other.get("score"), strongest))
+        for other in (row.get("others") or [])[:MOST_COPIES]
+    )
     return Card(
         anchor=f"{kind}-{place}",
         kind=kind,
@@ -109,7 +125,18 @@ def _card(row: dict[str, Any], kind: str, place: int, strongest: float) -> Card:
         stored_text=text if joined and joined != text else "",
         layers=tuple(layer_rows(row.get("layers") or [])),
         facts=tuple(_facts(row)),
+        copies=copies,
+        cluster_score=nats(row.get("cluster_score"), strongest) if copies else "",
+        others=others,
+        others_left_out=copies - len(others),
     )
+
+
+def copies_of(row: dict[str, Any]) -> int:
+    """Return how many near-duplicates a row stands for, itself not counted."""
+    documents = row.get("cluster_documents")
+    known = round(documents) - 1 if is_number(documents) else 0
+    return max(known, len(row.get("others") or []))
 
 
 def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from pipelines.report.characters import visible
 from pipelines.report.numbers import count, plain, signed
 
 BAR_HEIGHT = 8
+ROW_HEIGHT, DOT = 30, 5
 PLOT_TOP, PLOT_BOTTOM, RUG_BOTTOM, CHART_HEIGHT = 14, 150, 168, 190
 MARKER = {"pro": "M0 0l-4.5 9h9z", "opp": "M0 9l-4.5-9h9z"}
 
@@ -143,6 +144,53 @@ def interval_bar(
         f"{abs(end - zero):.2f}",
         whisker,
         z=f"{zero:.2f}",
+    )
+
+
+def interval_dot(
+    value: float,
+    interval: tuple[float, float] | None,
+    span: Span,
+    kind: str,
+    label: str,
+    limit: float | None = None,
+) -> Markup:
+    """Draw a value as a dot with its interval as a line, beside the lines at zero and at a limit.
+
+    Args:
+        value: Where the dot stands.
+        interval: Low and high end; None: no line.
+        span: The range that all rows of the chart share.
+        kind: Colour class of the dot: pro, opp, neutral or open.
+        label: What the dot says, in words.
+        limit: Where a reference line stands; None: there is none.
+
+    Returns:
+        An SVG element; rows set one below the other join their vertical lines.
+    """
+    middle = ROW_HEIGHT / 2
+    parts = [_upright(span.at(0.0), "zero")] if span.low <= 0 <= span.high else []
+    if limit is not None:
+        parts.append(_upright(span.at(limit), "limit"))
+    if interval is not None:
+        parts.append(
+            Markup('<line class="whisker" x1="{}%" x2="{}%" y1="{y}" y2="{y}"/>').format(
+                *(f"{span.at(end):.2f}" for end in interval), y=middle
+            )
+        )
+    parts.append(
+        Markup('<circle class="{}" cx="{}%" cy="{}" r="{}"/>').format(
+            kind, f"{span.at(value):.2f}", middle, DOT
+        )
+    )
+    return Markup(
+        '<svg class="dot" role="img" aria-label="{}" width="100%" height="{}">{}</svg>'
+    ).format(visible(label), ROW_HEIGHT, Markup("").join(parts))
+
+
+def _upright(position: float, kind: str) -> Markup:
+    return Markup('<line class="{}" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>').format(
+        kind, x=f"{position:.2f}"
     )
 
 

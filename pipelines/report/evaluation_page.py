@@ -11,15 +11,14 @@ from markupsafe import Markup
 
 from pipelines.report import evaluation_reading as reading
 from pipelines.report.characters import visible
-from pipelines.report.charts import Span, span_of, ticks
+from pipelines.report.charts import Span, interval_dot, span_of, ticks
 from pipelines.report.evaluation_reading import Measure, Place, fixed
 from pipelines.report.numbers import plain, seconds
 from pipelines.report.pages import page
 from pipelines.report.provenance import Facts, flattened, readable
 from pipelines.run_folder import new_file
 
-ROW_HEIGHT, AXIS_HEIGHT = 30, 24
-DOT = 5
+AXIS_HEIGHT = 24
 ROOM = 0.03
 """Empty share of the span on either side of the outermost value."""
 
@@ -145,30 +144,21 @@ def dot(place: Place, span: Span, limit: tuple[str, float] | None) -> Markup:
         An SVG element; rows set one below the other join their vertical lines.
     """
     assert place.mean is not None
-    middle = ROW_HEIGHT / 2
-    parts = [_vertical(span.at(0.0), "zero")] if span.low <= 0 <= span.high else []
-    if limit:
-        parts.append(_vertical(span.at(limit[1]), "limit"))
-    if place.low is not None and place.high is not None:
-        parts.append(
-            Markup('<line class="whisker" x1="{}%" x2="{}%" y1="{y}" y2="{y}"/>').format(
-                f"{span.at(place.low):.2f}", f"{span.at(place.high):.2f}", y=middle
-            )
-        )
-    parts.append(
-        Markup('<circle class="{}" cx="{}%" cy="{}" r="{}"/>').format(
-            "pro" if place.best else "neutral", f"{span.at(place.mean):.2f}", middle, DOT
-        )
-    )
+    ends = None if place.low is None or place.high is None else (place.low, place.high)
     words = f"{place.name}: {place.value}" + (f", {place.interval}" if place.interval else "")
-    return Markup(
-        '<svg class="dot" role="img" aria-label="{}" width="100%" height="{}">{}</svg>'
-    ).format(visible(words), ROW_HEIGHT, Markup("").join(parts))
+    return interval_dot(
+        place.mean,
+        ends,
+        span,
+        "pro" if place.best else "neutral",
+        words,
+        limit[1] if limit else None,
+    )
 
 
-def axis(span: Span) -> Markup:
-    """Return round numbers below a chart, each under its place."""
-    step_ticks = ticks(span.low, span.high, 7)
+def axis(span: Span, about: int = 7) -> Markup:
+    """Return about so many round numbers below a chart, each under its place."""
+    step_ticks = ticks(span.low, span.high, about)
     step = step_ticks[1] - step_ticks[0] if len(step_ticks) > 1 else span.high - span.low
     parts = [
         _label(
@@ -200,12 +190,6 @@ def _span(measure: Measure) -> Span:
     whole = span_of(reading.numbers_of(measure))
     room = ROOM * (whole.high - whole.low) or 1.0
     return Span(low=whole.low - room, high=whole.high + room)
-
-
-def _vertical(position: float, kind: str) -> Markup:
-    return Markup('<line class="{}" x1="{x}%" x2="{x}%" y1="0" y2="100%"/>').format(
-        kind, x=f"{position:.2f}"
-    )
 
 
 def _label(position: float, y: int, text: str, edge: float = EDGE) -> Markup:

@@ -56,6 +56,8 @@ class Line:
     """Class: curve, random (dashed, grey) or against (the second colour)."""
     limits: Points = ()
     """Low and high end at each point: a band around a line, a whisker through a dot."""
+    across: Points = ()
+    """Left and right end at each dot: a level whisker through it."""
     dots: bool = False
     titles: Sequence[str] = ()
     """What each dot says when it is pointed at."""
@@ -168,6 +170,13 @@ def _dots(line: Line, frame: _Frame) -> Markup:
             parts.append(
                 Markup('<line class="whisker" x1="{}%" x2="{}%" y1="{}" y2="{}"/>').format(
                     x, x, f"{frame.down(low):.1f}", f"{frame.down(high):.1f}"
+                )
+            )
+        if place < len(line.across):
+            left, right = line.across[place]
+            parts.append(
+                Markup('<line class="whisker" x1="{}%" x2="{}%" y1="{y}" y2="{y}"/>').format(
+                    f"{frame.across(left):.2f}", f"{frame.across(right):.2f}", y=y
                 )
             )
         said = line.titles[place] if place < len(line.titles) else ""

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.report.cards import copies_of
 from pipelines.report.characters import shortened, visible
 from pipelines.report.heat import LEVELS, level, strongest_token
 from pipelines.report.numbers import aligned, count, or_zero, percent, signed
@@ -116,6 +117,11 @@ def _documents(kind: str, rows: list[dict[str, Any]]) -> Table:
         text = snippet(row)
         for flag in reversed(flags_of(row)):
             text = Text.assemble((f"[{visible(flag)}] ", "bold magenta"), text)
+        copies = copies_of(row)
+        if copies:
+            text = text.copy().append(
+                f" and {count(copies)} near-duplicate{'s' if copies > 1 else ''}", "magenta"
+            )
         table.add_row(
             Text(str(row.get("rank") or place)),
             Text(aligned(row.get("score"), strongest)),

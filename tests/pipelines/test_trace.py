@@ -1,5 +1,6 @@
 """Traces against a double loop over documents and layers, and what their parts must add up to."""
 
+import io
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 
 from influence.documents.gradients import per_document_gradients
 from influence.documents.scores import SIGN, UNIT, precondition
@@ -14,12 +16,16 @@ from influence.text import collate, encode_query
 from pipelines import scoring
 from pipelines.corpus import shards
 from pipelines.curvature import read_curvature
+from pipelines.duplicates import find_duplicates, read_clusters, sealed_duplicates
 from pipelines.errors import RunError
 from pipelines.queries import Query, read_queries
+from pipelines.report.terminal import print_trace
+from pipelines.report.trace_page import render_trace
 from pipelines.runs import open_run, open_traced
 from pipelines.tokens import read_chunks
 from pipelines.traces import TraceOptions, run_traces
 from pipelines.worker import language_model, layers_of
+from tests.pipelines import small
 from tests.pipelines.small import QUERIES, build, here, rows_by_id, traces
 from tests.toys import assert_matches
 
@@ -337,3 +343,72 @@ def test_a_page_goes_where_asked(finished, tmp_path):
     [trace] = traces(finished, QUERIES[:1], html=page)
     assert trace["page"] == str(page)
     assert "Lima" in page.read_text()
+
+
+# near-duplicates
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory):
+    """Traces of a run with near-duplicates, before and after they were looked for; and the run."""
+    rows = small.documents()
+    for row, text in ((8, rows[0]["text"]), (20, rows[0]["text"].upper()), (13, rows[5]["text"])):
+        rows[row]["text"] = text
+    run = build(
+        small.write_run(tmp_path_factory.mktemp("doubled"), rows), tmp_path_factory.mktemp("r")
+    )
+    before = traces(run)
+    with here() as workers:
+        find_duplicates(run.corpus, run.root, workers)
+    return before, traces(run), run
+
+
+def test_a_trace_made_before_has_a_row_for_every_document_and_none_of_a_cluster(doubled):
+    before, _, _ = doubled
+    for trace in before:
+        assert {"d00", "d08", "d20"} <= rows_by_id(trace).keys()
+        assert not [row for row in rows_by_id(trace).values() if "cluster" in row]
+
+
+def test_a_cluster_has_one_row_its_strongest_with_the_sum_of_all(doubled):
+    before, after, run = doubled
+    assert read_clusters(sealed_duplicates(run.corpus, run.root))[[0, 8, 20]].tolist() == [0, 0, 0]
+    for old, new in zip(before, after, strict=True):
+        score = {name: row["score"] for name, row in rows_by_id(old).items()}
+        for cluster in (["d00", "d08", "d20"], ["d05", "d13"]):
+            (shown,) = [row for name, row in rows_by_id(new).items() if name in cluster]
+            by_size = sorted(cluster, key=lambda name: -abs(score[name]))
+            assert abs(score[shown["id"]]) == abs(score[by_size[0]])
+            assert shown["cluster"] == cluster[0]
+            assert shown["cluster_documents"] == len(cluster)
+            others = {other["id"]: other["score"] for other in shown["others"]}
+            assert others == {n: score[n] for n in cluster if n != shown["id"]}
+            assert list(map(abs, others.values())) == sorted(map(abs, others.values()))[::-1]
+            assert_matches(shown["cluster_score"], sum(score[name] for name in cluster))
+
+
+def test_documents_that_are_alone_keep_their_rows_and_scores(doubled):
+    before, after, _ = doubled
+    for old, new in zip(before, after, strict=True):
+        alone = {k: r["score"] for k, r in rows_by_id(new).items() if "cluster" not in r}
+        known = {k: r["score"] for k, r in rows_by_id(old).items()}
+        assert alone == {k: known[k] for k in alone}
+        assert len(alone) == len(known) - 5
+        for sign in ("proponents", "opponents"):
+            assert [row["rank"] for row in new[sign]] == list(range(1, len(new[sign]) + 1))
+
+
+def test_a_row_of_a_cluster_takes_one_place_of_the_top(doubled):
+    _, _, run = doubled
+    (trace, _) = traces(run, top=3)
+    assert [len(trace[sign]) for sign in ("proponents", "opponents")] == [3, 3]
+
+
+def test_page_and_terminal_show_one_card_for_a_cluster(doubled):
+    _, (trace, _), _ = doubled
+    html = render_trace(trace)
+    assert html.count("and 2 near-duplicates; together <b>") == 1
+    assert html.count("and 1 near-duplicate;") == 1
+    out = io.StringIO()
+    print_trace(trace, Console(file=out, width=200))
+    assert "and 2 near-duplicates" in out.getvalue()

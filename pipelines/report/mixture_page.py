@@ -1,0 +1,524 @@
+"""An analysis of a mixture as one HTML file that needs nothing else: which data helps, which hurts.
+
+Names of tasks and groups and the texts of documents are untrusted: see ``pages``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pipelines.report import matrices, provenance
+from pipelines.report import mixture_pictures as pictures
+from pipelines.report import mixture_reading as reading
+from pipelines.report.characters import shortened
+from pipelines.report.charts import bar
+from pipelines.report.mixture_reading import Found, dicts, fixed, name_of, scale_of
+from pipelines.report.numbers import count, is_number, or_zero, percent, plain
+from pipelines.report.pages import link_below, page
+from pipelines.run_folder import new_file
+
+TABLES = (
+    "cells",
+    "groups",
+    "profiles",
+    "concentration",
+    "layers",
+    "languages",
+    "suspects",
+    "verification",
+)
+"""Files beside mixture.json that the page links to, as .csv and .parquet."""
+
+OPEN_TASKS = 8
+"""Tasks whose chart is open; further ones unfold."""
+
+MOST_SUSPECTS, MOST_ROWS = 100, 2_000
+"""Suspects, and rows of a table, on the page; the file holds all."""
+
+LONGEST_TEXT, LONGEST_EXCERPT, LONGEST_CELL = 4_000, 160, 160
+"""Characters of a document, of its first line, and of a cell in a table."""
+
+MOST_COPIES = 50
+"""Near-duplicates of a suspect that are named."""
+
+Links = Mapping[str, list[tuple[str, str]]]
+"""By table: names and relative addresses of its files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What stands behind a picture."""
+
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    links: list[tuple[str, str]]
+    left_out: int
+    """Rows that only the file holds."""
+
+
+def render_mixture(result: Mapping[str, Any], links: Links | None = None) -> str:
+    """Render an analysis.
+
+    Args:
+        result: The content of mixture.json. None, missing and NaN values show as missing, never 0.
+        links: Files to link to.
+
+    Returns:
+        A whole HTML document; the same analysis gives the same text.
+
+    Raises:
+        RunError: If it was written in another format.
+    """
+    found = reading.read(result)
+    files = links or {}
+    run = found.get("run") or {}
+    charts = pictures.task_charts(found)
+    return page(
+        "mixture.html.j2",
+        "inputs.css",
+        "evaluation.css",
+        "hallucination.css",
+        "mixture.css",
+        title=reading.QUESTION,
+        run=str(run.get("name") or "") if isinstance(run, dict) else "",
+        found=found,
+        said=reading,
+        noun=reading.noun(found, 1),
+        nouns=reading.noun(found),
+        glance=reading.glance(found),
+        scale=scale_of(cell.get("mean") for cell in dicts(found.get("cells"))),
+        views=_views(found),
+        charts=charts[:OPEN_TASKS],
+        more_charts=charts[OPEN_TASKS:],
+        profiles=matrices.profile_matrix(found),
+        halves=pictures.half_bars(found),
+        concentration=_concentration(found),
+        layers=matrices.layer_matrix(found),
+        languages=_languages(found),
+        suspects=[_suspect(entry) for entry in dicts(found.get("suspects"))[:MOST_SUSPECTS]],
+        suspects_left_out=max(0, len(dicts(found.get("suspects"))) - MOST_SUSPECTS),
+        reweighting=_reweighting(found.get("reweighting") or {}),
+        checks=_checks(found),
+        tables={name: make(found, files.get(name, [])) for name, make in _TABLES.items()},
+        made=provenance.groups(found),
+    )
+
+
+def write_mixture_page(result: Mapping[str, Any], path: Path) -> Path:
+    """Render an analysis into a file, whole or not at all.
+
+    Args:
+        result: The content of mixture.json; the tables in its ``folder`` are linked when the page
+            stands in that folder or above it.
+        path: The file to write.
+
+    Returns:
+        The path.
+    """
+    folder = Path(str(result.get("folder") or path.parent))
+    with new_file(path) as temporary:
+        text = render_mixture(result, links_to(folder, path.parent))
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def links_to(folder: Path, above: Path) -> dict[str, list[tuple[str, str]]]:
+    """Return the tables' files that exist in a folder.
+
+    Args:
+        folder: Where the analysis was written.
+        above: Where the page stands.
+
+    Returns:
+        By table, names and addresses relative to the page.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in TABLES:
+        files = [folder / f"{name}.{kind}" for kind in ("csv", "parquet")]
+        linked = [(file.name, link_below(file, above)) for file in files if file.is_file()]
+        found[name] = [(label, "./" + quote(link)) for label, link in linked if link]
+    return found
+
+
+def _views(found: Found) -> list[tuple[str, matrices.Matrix]]:
+    return [
+        ("Mean per document", matrices.influence_matrix(found, "mean")),
+        (f"Total of the {reading.noun(found, 1)}", matrices.influence_matrix(found, "total")),
+    ]
+
+
+def _concentration(found: Found) -> list[dict[str, Any]]:
+    return [
+        {
+            "task": name_of(entry, "task"),
+            "words": reading.concentration_words(entry),
+            "curve": pictures.concentration_curve(entry),
+            "tail": pictures.tail_plot(entry),
+            "fitted": is_number((entry.get("tail") or {}).get("exponent")),
+        }
+        for entry in dicts(found.get("concentration"))
+    ]
+
+
+def _languages(found: Found) -> dict[str, Any]:
+    languages = found.get("languages") or {}
+    ranks = matrices.rank_matrix(languages)
+    return {
+        "ranks": ranks,
+        "facts": matrices.fact_matrix(languages),
+        "words": reading.language_words(languages) if ranks else "",
+    }
+
+
+def _suspect(entry: Mapping[str, Any]) -> dict[str, Any]:
+    text = str(entry.get("text") or "")
+    others = [str(name) for name in entry.get("others") or []]
+    share = entry.get("suspicion")
+    return {
+        "rank": count(entry.get("rank")),
+        "id": str(entry.get("id") or ""),
+        "group": str(entry.get("group") or ""),
+        "language": str(entry.get("language") or ""),
+        "excerpt": shortened(text[: 4 * LONGEST_EXCERPT], LONGEST_EXCERPT),
+        "text": text[:LONGEST_TEXT],
+        "cut": count(len(text) - LONGEST_TEXT) if len(text) > LONGEST_TEXT else "",
+        "tokens": count(entry.get("n_tokens")),
+        "share": percent(share),
+        "drawing": bar(or_zero(share), "opp", f"suspicion {percent(share)}")
+        if is_number(share)
+        else "",
+        "reasons": [_reason(reason) for reason in dicts(entry.get("reasons"))],
+        "copies": len(others),
+        "others": others[:MOST_COPIES],
+        "others_left_out": max(0, len(others) - MOST_COPIES),
+        "cluster": str(entry.get("cluster") or ""),
+    }
+
+
+def _reason(reason: Mapping[str, Any]) -> tuple[str, str, str]:
+    number = plain(reason.get("value"))
+    return (
+        str(reason.get("kind") or ""),
+        str(reason.get("words") or ""),
+        f"{number} {reason.get('unit') or ''}".strip() if number else "",
+    )
+
+
+def _reweighting(proposal: Mapping[str, Any]) -> dict[str, Any]:
+    weights = pictures.weight_rows(proposal)
+    if not weights:
+        return {}
+    return {
+        "words": reading.reweighting_words(proposal),
+        "weights": weights,
+        "changes": pictures.change_rows(proposal),
+        "note": str(proposal.get("note") or ""),
+    }
+
+
+def _checks(found: Found) -> list[dict[str, Any]]:
+    """Return the checks by training that were made: verification, then forgetting."""
+    checks = []
+    for key, title in (
+        ("verification", "Checked by training"),
+        ("forgetting", "What the model forgets when a part is unlearned"),
+    ):
+        check = found.get(key) or {}
+        if not check:
+            continue
+        seeds, tokens = count(check.get("seeds")), count(check.get("tokens"))
+        checks.append(
+            {
+                "key": key,
+                "title": title,
+                "how": reading.CHECKS.get(str(check.get("kind")), ""),
+                "size": [
+                    part
+                    for part in (
+                        f"{seeds} seeds" if seeds else "",
+                        f"{tokens} tokens from each" if tokens else "",
+                    )
+                    if part
+                ],
+                "words": reading.agreement(check),
+                "plot": pictures.agreement_plot(check),
+                "named": _named(check),
+                "relations": [
+                    (
+                        name_of(r, "a"),
+                        name_of(r, "b"),
+                        fixed(r.get("measured")),
+                        fixed(r.get("predicted")),
+                    )
+                    for r in dicts(check.get("relations"))
+                ],
+            }
+        )
+    return checks
+
+
+def _named(check: Mapping[str, Any]) -> dict[str, Any]:
+    entries = dicts(check.get("named"))
+    scale = scale_of(
+        entry.get(key) for entry in entries for key in ("margin", "margin_low", "margin_high")
+    )
+    return {
+        "unit": scale.unit,
+        "rows": [
+            {
+                "task": name_of(entry, "task"),
+                "predicted": name_of(entry, "predicted_group"),
+                "measured": name_of(entry, "measured_group"),
+                "right": entry.get("right"),
+                "margin": scale.text(entry.get("margin")),
+                "interval": scale.interval(entry.get("margin_low"), entry.get("margin_high")),
+            }
+            for entry in entries
+        ],
+    }
+
+
+def _table(
+    head: tuple[str, ...], rows: Iterable[tuple[object, ...]], links: list[tuple[str, str]]
+) -> Table:
+    every = [tuple(shortened(str(cell), LONGEST_CELL) for cell in row) for row in rows]
+    return Table(
+        head=head, rows=every[:MOST_ROWS], links=links, left_out=max(0, len(every) - MOST_ROWS)
+    )
+
+
+def _between(entry: Mapping[str, Any], key: str) -> str:
+    low, high = plain(entry.get(f"{key}_low")), plain(entry.get(f"{key}_high"))
+    return f"{low} to {high}" if low and high else ""
+
+
+def _cells(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _table(
+        (
+            "Task",
+            reading.noun(found, 1).capitalize(),
+            "Documents",
+            "Mean, nats per document",
+            "95 % interval",
+            "Total, nats",
+            "95 % interval of the total",
+            "Positive, nats",
+            "Negative, nats",
+            "q",
+            "Effect",
+        ),
+        (
+            (
+                name_of(c, "task"),
+                name_of(c, "group"),
+                count(c.get("documents")),
+                plain(c.get("mean")),
+                _between(c, "mean"),
+                plain(c.get("total")),
+                _between(c, "total"),
+                plain(c.get("positive")),
+                plain(c.get("negative")),
+                plain(c.get("q"), 2),
+                reading.EFFECTS.get(c.get("effect"), ""),
+            )
+            for c in dicts(found.get("cells"))
+        ),
+        links,
+    )
+
+
+def _groups(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _table(
+        (
+            reading.noun(found, 1).capitalize(),
+            "Documents",
+            "Near-duplicates counted once",
+            "Tokens",
+            "Mean self-influence, nats per document",
+        ),
+        (
+            (
+                name_of(g),
+                count(g.get("documents")),
+                count(g.get("clusters")),
+                count(g.get("tokens")),
+                plain(g.get("self_influence")),
+            )
+            for g in dicts(found.get("groups"))
+        ),
+        links,
+    )
+
+
+def _profiles(found: Found, links: list[tuple[str, str]]) -> Table:
+    profiles = found.get("profiles") or {}
+    names = [str(name) for name in profiles.get("groups") or []]
+    noun = reading.noun(found, 1)
+    return _table(
+        (f"First {noun}", f"Second {noun}", "Correlation", "95 % interval", "They act"),
+        (
+            (
+                first,
+                second,
+                fixed(reading.at(profiles, "correlation", i, j)),
+                " to ".join(
+                    filter(
+                        None, (fixed(reading.at(profiles, end, i, j)) for end in ("low", "high"))
+                    )
+                ),
+                reading.at(profiles, "relation", i, j) or "",
+            )
+            for i, first in enumerate(names)
+            for j, second in enumerate(names[:i])
+        ),
+        links,
+    )
+
+
+def _tails(found: Found, links: list[tuple[str, str]]) -> Table:
+    entries = [(entry, entry.get("tail") or {}) for entry in dicts(found.get("concentration"))]
+    return _table(
+        (
+            "Task",
+            "Documents",
+            "Carry half",
+            "Share that carries half",
+            "Exponent of the tail",
+            "95 % interval",
+            "Tail from, nats",
+            "Documents in the tail",
+        ),
+        (
+            (
+                name_of(entry, "task"),
+                count(entry.get("documents")),
+                count(entry.get("half")),
+                percent(entry.get("half_share")),
+                plain(tail.get("exponent")),
+                f"{plain(tail.get('low'))} to {plain(tail.get('high'))}" if tail.get("low") else "",
+                plain(tail.get("from")),
+                count(tail.get("documents")),
+            )
+            for entry, tail in entries
+        ),
+        links,
+    )
+
+
+def _layers(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _table(
+        ("Task", "Layer", "Total, nats", "Sum of sizes, nats"),
+        (
+            (
+                name_of(e, "task"),
+                name_of(e, "layer"),
+                plain(e.get("total")),
+                plain(e.get("absolute")),
+            )
+            for e in dicts(found.get("layers"))
+        ),
+        links,
+    )
+
+
+def _language_pairs(found: Found, links: list[tuple[str, str]]) -> Table:
+    languages = found.get("languages") or {}
+
+    def number(key: str, i: int, j: int) -> str:
+        return plain(reading.at(languages, key, i, j))
+
+    return _table(
+        (
+            "Asked in",
+            "Documents in",
+            "Questions",
+            "Mean reciprocal rank",
+            "95 % interval",
+            "BM25",
+            "Chance",
+            "Same fact, nats per document",
+            "Other facts, nats per document",
+        ),
+        (
+            (
+                query,
+                document,
+                count(reading.at(languages, "queries_of", i, j)),
+                number("mrr", i, j),
+                " to ".join(filter(None, (number("mrr_low", i, j), number("mrr_high", i, j)))),
+                number("bm25", i, j),
+                number("random", i, j),
+                number("same_fact", i, j),
+                number("other_facts", i, j),
+            )
+            for i, query in enumerate(languages.get("queries") or [])
+            for j, document in enumerate(languages.get("documents") or [])
+        ),
+        links,
+    )
+
+
+def _suspects(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _table(
+        ("Rank", "Document", "Suspicion", "Reasons"),
+        (
+            (
+                count(e.get("rank")),
+                name_of(e, "id"),
+                percent(e.get("suspicion")),
+                " ".join(str(reason.get("words") or "") for reason in dicts(e.get("reasons"))),
+            )
+            for e in dicts(found.get("suspects"))
+        ),
+        links,
+    )
+
+
+def _check_rows(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _changes(found, "verification", links)
+
+
+def _forgotten(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _changes(found, "forgetting", links)
+
+
+def _changes(found: Found, key: str, links: list[tuple[str, str]]) -> Table:
+    return _table(
+        (
+            "Task",
+            reading.noun(found, 1).capitalize(),
+            "Predicted change, nats a question",
+            "95 % interval",
+            "Measured change, nats a question",
+            "95 % interval of the measured",
+        ),
+        (
+            (
+                name_of(row, "task"),
+                name_of(row, "group"),
+                plain(row.get("predicted")),
+                _between(row, "predicted"),
+                plain(row.get("measured")),
+                _between(row, "measured"),
+            )
+            for row in dicts((found.get(key) or {}).get("rows"))
+        ),
+        links,
+    )
+
+
+_TABLES = {
+    "cells": _cells,
+    "groups": _groups,
+    "profiles": _profiles,
+    "concentration": _tails,
+    "layers": _layers,
+    "languages": _language_pairs,
+    "suspects": _suspects,
+    "verification": _check_rows,
+    "forgetting": _forgotten,
+}

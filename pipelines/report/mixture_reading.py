@@ -1,0 +1,556 @@
+"""What an analysis of a mixture says, in plain sentences: used by the page and the terminal alike.
+
+Scores are in nats per document removed; positive: the documents help the task. A missing number is
+None and never 0.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import RunError
+from pipelines.report.numbers import MINUS, count, finite, is_number, or_zero, percent, plain
+from pipelines.report.reading import LARGE_SCORE, cautions, quoted
+
+MIXTURE_FORMAT = 1
+"""The format of mixture.json that page and terminal read."""
+
+QUESTION = "Which data helps, which hurts, and what to do about it?"
+
+MOST_NAMED, LONGEST_NAME = 3, 60
+"""Names in a sentence, the others are counted; and characters of one."""
+
+MOST_DECIMALS = 6
+
+CLOSE, LOOSE = 0.8, 0.5
+"""Rank agreement of predicted and measured changes from which they agree closely, and in part."""
+
+SCALES = (
+    (1e-1, 1.0, "nats"),
+    (1e-4, 1e3, "thousandths of a nat"),
+    (1e-7, 1e6, "millionths of a nat"),
+    (0.0, 1e9, "billionths of a nat"),
+)
+"""From which size on, times what, numbers are shown, and what they then count."""
+
+EFFECTS = {
+    "helps": "helps",
+    "hurts": "hurts",
+    "unclear": "not told apart from zero",
+    None: "no interval",
+}
+
+CHECKS = {
+    "drop": "Each source was left out in turn, and the model was trained again without it.",
+    "reweight": "The model was trained again on the re-weighted mixture.",
+    "unlearn": "Each source was unlearned in turn, and every task was measured again.",
+}
+"""What was done to measure, by the kind of check."""
+
+Found = Mapping[str, Any]
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The unit and the decimals that a table's numbers share, so that no cell needs powers of ten."""
+
+    factor: float
+    unit: str
+    """What the shown numbers count."""
+    decimals: int
+
+    def text(self, value: object) -> str:
+        """Return a signed number in this scale's unit, without the unit; "" for a missing one.
+
+        One that rounds to zero reads +0.00 or -0.00.
+        """
+        if not is_number(value):
+            return ""
+        sign = "+" if value > 0 else MINUS if value < 0 else ""
+        return f"{sign}{abs(self.factor * value):,.{self.decimals}f}"
+
+    def words(self, value: object) -> str:
+        """Return a signed number with its unit; "" for a missing one."""
+        text = self.text(value)
+        return f"{text} {self.unit}" if text else ""
+
+    def interval(self, low: object, high: object) -> str:
+        """Return both ends of an interval; "" where one is missing."""
+        ends = [self.text(low), self.text(high)]
+        return " to ".join(ends) if all(ends) else ""
+
+
+def scale_of(values: Iterable[object]) -> Scale:
+    """Return the scale that gives the upper quartile of some numbers' sizes three digits.
+
+    Args:
+        values: Numbers in nats; missing ones and zeros do not count.
+
+    Returns:
+        The scale.
+    """
+    sizes = sorted(abs(value) for value in values if is_number(value) and value)
+    if not sizes:
+        return Scale(factor=1.0, unit="nats", decimals=0)
+    typical = sizes[3 * len(sizes) // 4]
+    factor, unit = next((factor, unit) for least, factor, unit in SCALES if typical >= least)
+    digits = 2 - math.floor(math.log10(typical * factor))
+    return Scale(factor=factor, unit=unit, decimals=min(max(0, digits), MOST_DECIMALS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glance:
+    """One task in one line."""
+
+    task: str
+    queries: str
+    loss: str
+    """Mean loss with its unit, or ""."""
+    helped: tuple[Cell, ...]
+    """Cells that clearly help, strongest per document first."""
+    hurt: tuple[Cell, ...]
+    """Cells that clearly hurt, strongest first."""
+    unclear: int
+    """Cells not told apart from zero."""
+    unknown: int
+    """Cells without an interval."""
+
+
+def read(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of mixture.json with every number that is not finite replaced by None.
+
+    Args:
+        result: The content of mixture.json.
+
+    Returns:
+        A copy.
+
+    Raises:
+        RunError: If it was written in another format.
+    """
+    if result.get("format", MIXTURE_FORMAT) != MIXTURE_FORMAT:
+        raise RunError(
+            f"report: this mixture has format {result['format']!r}, expected {MIXTURE_FORMAT}. Run "
+            "`influence mixture` again to write it anew."
+        )
+    clean: dict[str, Any] = finite(dict(result))
+    return clean
+
+
+def dicts(value: object) -> list[dict[str, Any]]:
+    """Return the dicts of a list; nothing for anything else."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def name_of(entry: Mapping[str, Any], key: str = "name") -> str:
+    """Return an entry's name; "not given" where it has none."""
+    value = entry.get(key)
+    return "not given" if value is None or value == "" else str(value)
+
+
+def tasks_of(found: Found) -> list[str]:
+    """Return the tasks' names: those of ``tasks``, then any that only a cell names."""
+    named = [name_of(task) for task in dicts(found.get("tasks"))]
+    return list(dict.fromkeys([*named, *(name_of(c, "task") for c in dicts(found.get("cells")))]))
+
+
+def groups_of(found: Found) -> list[str]:
+    """Return the groups' names: those of ``groups``, then any that only a cell names."""
+    named = [name_of(group) for group in dicts(found.get("groups"))]
+    return list(dict.fromkeys([*named, *(name_of(c, "group") for c in dicts(found.get("cells")))]))
+
+
+def noun(found: Found, number: int = 2) -> str:
+    """Return what a group is called: source(s), language(s), cluster(s), else group(s)."""
+    column = found.get("column")
+    word = str(column) if column in {"source", "language", "cluster"} else "group"
+    return word if number == 1 else f"{word}s"
+
+
+def cells_of(found: Found, effect: str | None, **where: str) -> list[dict[str, Any]]:
+    """Return cells of one effect, strongest per document first.
+
+    Args:
+        found: The analysis.
+        effect: helps, hurts or unclear; None: those without an interval.
+        where: ``task`` or ``group``, and its name.
+
+    Returns:
+        Cells.
+    """
+    chosen = [
+        cell
+        for cell in dicts(found.get("cells"))
+        if cell.get("effect") == effect
+        and all(name_of(cell, key) == name for key, name in where.items())
+    ]
+    return sorted(chosen, key=lambda cell: -abs(or_zero(cell.get("mean"))))
+
+
+def listed(names: Iterable[object], most: int = MOST_NAMED) -> str:
+    """Return names in quotation marks, joined by commas and "and"; the surplus is counted."""
+    every = [quoted(name, LONGEST_NAME) for name in names]
+    shown = every if len(every) <= most + 1 else [*every[:most], f"{len(every) - most} others"]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+
+
+def size(found: Found) -> str:
+    """Return how much was asked and how much data it was asked about."""
+    questions = [task.get("queries") for task in dicts(found.get("tasks"))]
+    asked = sum(q for q in questions if is_number(q))
+    groups = len(groups_of(found))
+    parts = [
+        f"{count(len(tasks_of(found)))} tasks" + (f", {count(asked)} questions" if asked else ""),
+        f"{count(groups)} {noun(found, groups)}",
+        f"{count(found.get('n_documents'))} documents" if found.get("n_documents") else "",
+        f"{count(found.get('n_tokens'))} tokens" if found.get("n_tokens") else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def glance(found: Found) -> list[Glance]:
+    """Return one line a task: what helps it most, what hurts it most, and what is not clear."""
+    known = {name_of(task): task for task in dicts(found.get("tasks"))}
+    lines = []
+    for task in tasks_of(found):
+        entry = known.get(task) or {}
+        loss = plain(entry.get("loss"))
+        lines.append(
+            Glance(
+                task=task,
+                queries=count(entry.get("queries")),
+                loss=f"{loss} nats" if loss else "",
+                helped=tuple(cells_of(found, "helps", task=task)),
+                hurt=tuple(cells_of(found, "hurts", task=task)),
+                unclear=len(cells_of(found, "unclear", task=task)),
+                unknown=len(cells_of(found, None, task=task)),
+            )
+        )
+    return lines
+
+
+def findings(found: Found) -> list[str]:
+    """Return the headline sentences, most important first."""
+    if not dicts(found.get("cells")):
+        return ["Nothing was measured yet."]
+    said = [
+        *_broad(found),
+        _unclear(found),
+        *profile_words(found)[:1],
+        _concentrated(found),
+        suspects_words(found),
+        reweighting_words(found.get("reweighting") or {}),
+        agreement(found.get("verification") or {}),
+    ]
+    return [sentence for sentence in said if sentence]
+
+
+def _tally(found: Found, effect: str) -> dict[str, list[str]]:
+    """Return for each group the tasks on which it has an effect."""
+    tasks: dict[str, list[str]] = {}
+    for cell in cells_of(found, effect):
+        tasks.setdefault(name_of(cell, "group"), []).append(name_of(cell, "task"))
+    return tasks
+
+
+def _broad(found: Found) -> list[str]:
+    """Name the group that helps most tasks and the one that hurts most tasks."""
+    helps, hurts = _tally(found, "helps"), _tally(found, "hurts")
+    total = len(tasks_of(found))
+    said = []
+    for own, other, verb, against in (
+        (helps, hurts, "helps", "hurts"),
+        (hurts, helps, "hurts", "helps"),
+    ):
+        if not own:
+            continue
+        group = max(own, key=lambda name: len(own[name]) - len(other.get(name, [])))
+        strongest = cells_of(found, verb, group=group)[0]
+        score = scale_of([strongest.get("mean")]).words(strongest.get("mean"))
+        said.append(
+            f"{quoted(group, LONGEST_NAME)} {verb} {len(own[group])} of {total} tasks, most of all "
+            f"{quoted(name_of(strongest, 'task'), LONGEST_NAME)}"
+            f"{f' ({score} per document)' if score else ''}; it {against} "
+            f"{len(other[group]) if group in other else 'none'}."
+        )
+    return said
+
+
+def _unclear(found: Found) -> str:
+    unclear, unknown = len(cells_of(found, "unclear")), len(cells_of(found, None))
+    total = len(dicts(found.get("cells")))
+    pairs = f"pairs of task and {noun(found, 1)}"
+    said = []
+    if unclear:
+        said.append(f"{count(unclear)} of {count(total)} {pairs} can't be told apart from zero.")
+    if unknown:
+        said.append(
+            f"{count(unknown)} of {count(total)} {pairs} have no interval: nothing is said about their sign."
+        )
+    return " ".join(said)
+
+
+def profile_words(found: Found) -> list[str]:
+    """Return which groups act alike, which oppose each other, as sentences; strongest first."""
+    profiles = found.get("profiles") or {}
+    names = [str(name) for name in profiles.get("groups") or []]
+    pairs: dict[str, list[tuple[float, str, str]]] = {"alike": [], "opposite": []}
+    for i, first in enumerate(names):
+        for j, second in enumerate(names[:i]):
+            relation, value = at(profiles, "relation", i, j), at(profiles, "correlation", i, j)
+            if relation in pairs and is_number(value):
+                pairs[str(relation)].append((value, second, first))
+    said = []
+    for relation, words in (
+        ("alike", "act alike: they help and hurt the same questions"),
+        ("opposite", "act against each other: what one helps, the other hurts"),
+    ):
+        strongest = sorted(pairs[relation], key=lambda pair: -abs(pair[0]))
+        if strongest:
+            value, first, second = strongest[0]
+            rest = len(strongest) - 1
+            more = (
+                f" {count(rest)} more {'pair does' if rest == 1 else 'pairs do'} so."
+                if rest
+                else ""
+            )
+            said.append(f"{listed([first, second])} {words} (correlation {fixed(value)}).{more}")
+    return said
+
+
+def at(table: Mapping[str, Any], key: str, row: int, column: int) -> Any:
+    """Return an entry of a matrix; None where it has no such place."""
+    try:
+        return table[key][row][column]
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def fixed(value: object) -> str:
+    """Return a correlation with two decimals and its sign; "" for a missing one."""
+    if not is_number(value):
+        return ""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", MINUS)
+
+
+def _concentrated(found: Found) -> str:
+    entries = dicts(found.get("concentration"))
+    shares = [e["half_share"] for e in entries if or_zero(e.get("half_share")) > 0]
+    if not shares:
+        return ""
+    middle = statistics.median(shares)
+    return (
+        f"Half of the helpful influence on a task comes from {percent(middle)} of the documents "
+        f"({percent(min(shares))} to {percent(max(shares))}, by task)."
+    )
+
+
+def concentration_words(entry: Mapping[str, Any]) -> str:
+    """Return how concentrated the influence on one task is."""
+    if not is_number(entry.get("half")):
+        return "How many documents carry half of the influence is not known."
+    if entry["half"] == 0:
+        return "No document has a positive score on this task."
+    share = percent(entry.get("half_share"))
+    said = f"{count(entry['half'])} of {count(entry.get('documents')) or 'all'} documents" + (
+        f" ({share})" if share else ""
+    )
+    said += f" {'carries' if entry['half'] == 1 else 'carry'} half of the helpful influence."
+    tail = entry.get("tail") or {}
+    if is_number(tail.get("exponent")):
+        between = (
+            f" ({plain(tail['low'])} to {plain(tail['high'])})"
+            if is_number(tail.get("low")) and is_number(tail.get("high"))
+            else ""
+        )
+        said += (
+            f" The strongest scores fall off as a power law with exponent {plain(tail['exponent'])}"
+        )
+        said += f"{between}."
+    return said
+
+
+def suspects_words(found: Found) -> str:
+    """Return how many documents are suspect, and how many near-duplicates there are."""
+    rows = len(dicts(found.get("suspects")))
+    start = (
+        f"{count(rows)} {'document is' if rows == 1 else 'documents are'} suspect and should be read "
+        "by a person."
+        if rows
+        else ""
+    )
+    return " ".join(filter(None, [start, duplicates_words(found.get("clusters") or {})]))
+
+
+def duplicates_words(clusters: Mapping[str, Any]) -> str:
+    """Return how many documents are near-duplicates; "" where there are none."""
+    if not or_zero(clusters.get("documents")):
+        return ""
+    largest = count(clusters.get("largest"))
+    return (
+        f"{count(clusters['documents'])} documents are near-duplicates of another, in "
+        f"{count(clusters.get('count'))} clusters" + (f" of up to {largest}." if largest else ".")
+    )
+
+
+def language_words(languages: Mapping[str, Any]) -> str:
+    """Return whether a fact is found across languages, and whether words alone would find it."""
+    pairs = [
+        (at(languages, "mrr", i, j), at(languages, "bm25", i, j), at(languages, "random", i, j))
+        for i, query in enumerate(languages.get("queries") or [])
+        for j, document in enumerate(languages.get("documents") or [])
+        if query != document
+    ]
+    mrr, bm25, chance = (
+        [pair[column] for pair in pairs if is_number(pair[column])] for column in range(3)
+    )
+    if not mrr:
+        return "No pair of different languages was measured."
+    said = [
+        f"Over {len(mrr)} {'pair' if len(mrr) == 1 else 'pairs'} of different languages, the document that states the same fact has a "
+        f"mean reciprocal rank of {plain(statistics.mean(mrr), 2)} among all fact documents of its "
+        "language (1: always first)."
+    ]
+    said += [
+        f"{words} {plain(statistics.mean(values), 2)}."
+        for values, words in ((bm25, "Word overlap (BM25) reaches"), (chance, "Chance is"))
+        if values
+    ]
+    return " ".join(said)
+
+
+def reweighting_words(proposal: Mapping[str, Any]) -> str:
+    """Return what is proposed and what it is predicted to do."""
+    weights = [
+        (group["weight"], name_of(group))
+        for group in dicts(proposal.get("groups"))
+        if is_number(group.get("weight"))
+    ]
+    if not weights:
+        return ""
+    more = [name for weight, name in sorted(weights, reverse=True) if weight > 1.005]
+    less = [name for weight, name in sorted(weights) if weight < 0.995]
+    wishes = [f"more of {listed(more)}" if more else "", f"less of {listed(less)}" if less else ""]
+    start = "; ".join(wish for wish in wishes if wish)
+    said = [f"Proposed: {start}." if start else "Proposed: leave the mixture as it is."]
+    effects = [change_effect(task) for task in dicts(proposal.get("tasks"))]
+    if any(effects):
+        said.append(
+            f"Predicted: the loss falls clearly on {effects.count('helps') or 'none'} of {len(effects)} "
+            f"tasks and rises clearly on {effects.count('hurts') or 'none'}."
+        )
+    elif effects:
+        said.append("The predicted changes have no intervals: their sign is not known.")
+    return " ".join(said)
+
+
+def change_effect(task: Mapping[str, Any]) -> str | None:
+    """Return whether a predicted change of the loss helps, hurts or is unclear; None: no interval."""
+    low, high = task.get("low"), task.get("high")
+    if not (is_number(low) and is_number(high)):
+        return None
+    return "helps" if high < 0 else "hurts" if low > 0 else "unclear"
+
+
+def agreement(check: Mapping[str, Any]) -> str:
+    """Return how well predicted changes agree with measured ones."""
+    rank = check.get("spearman") or {}
+    rows = [
+        row
+        for row in dicts(check.get("rows"))
+        if is_number(row.get("predicted")) and is_number(row.get("measured"))
+    ]
+    if not check:
+        return ""
+    if not is_number(rank.get("value")):
+        return "Whether predicted and measured changes agree is not known: too little was measured."
+    if is_number(rank.get("low")) and rank["low"] <= 0 <= or_zero(rank.get("high")):
+        how = "can't be told from unrelated"
+    elif rank["value"] >= CLOSE:
+        how = "agree closely"
+    else:
+        how = "agree in part" if rank["value"] >= LOOSE else "hardly agree"
+    between = (
+        f", {fixed(rank['low'])} to {fixed(rank['high'])}"
+        if is_number(rank.get("low")) and is_number(rank.get("high"))
+        else ""
+    )
+    said = (
+        f"Predicted and measured changes {how}: Spearman {fixed(rank['value'])}{between}, over "
+        f"{count(len(rows))} pairs."
+    )
+    named = dicts(check.get("named"))
+    judged = [entry for entry in named if isinstance(entry.get("right"), bool)]
+    if judged:
+        right = sum(entry["right"] for entry in judged)
+        said += (
+            f" What was named most helpful turned out so for {right} of {len(judged)} "
+            f"{'task' if len(judged) == 1 else 'tasks'}."
+        )
+    return said
+
+
+def advice(found: Found) -> list[str]:
+    """Return what to do next, in the order to do it."""
+    said = []
+    rank = (found.get("verification") or {}).get("spearman") or {}
+    if not found.get("verification"):
+        said.append(
+            "Nothing here was checked by training. Run again with --verify before you change the "
+            "mixture."
+        )
+    elif not is_number(rank.get("value")):
+        said.append("The check by training measured too little to say whether these scores hold.")
+    elif rank["value"] < LOOSE:
+        said.append("The check by training does not bear these scores out: do not act on them yet.")
+    if dicts(found.get("suspects")):
+        said.append("Read the suspects. Mend or remove what is wrong: that is the cheapest gain.")
+    helps, hurts = _tally(found, "helps"), _tally(found, "hurts")
+    harmful = sorted((g for g in hurts if g not in helps), key=lambda g: -len(hurts[g]))
+    useful = sorted((g for g in helps if g not in hurts), key=lambda g: -len(helps[g]))
+    both = sorted(
+        (g for g in helps if g in hurts), key=lambda g: -min(len(helps[g]), len(hurts[g]))
+    )
+    for groups, start, verbs in (
+        (
+            harmful,
+            "Clean, or take less of,",
+            ("hurts some tasks, helps none", "hurt some, help none"),
+        ),
+        (
+            useful,
+            "Keep, or find more like,",
+            ("helps some tasks, hurts none", "help some, hurt none"),
+        ),
+        (
+            both,
+            "Decide what you want from",
+            ("helps some tasks, hurts others", "help some, hurt others"),
+        ),
+    ):
+        if groups:
+            verb = f"it {verbs[0]}" if len(groups) == 1 else f"they {verbs[1]}"
+            said.append(f"{start} {listed(groups)}: {verb}.")
+    cells = len(dicts(found.get("cells")))
+    if cells and 2 * (len(cells_of(found, "unclear")) + len(cells_of(found, None))) > cells:
+        said.append(
+            "Most pairs are not clear. More questions for each task make intervals shorter."
+        )
+    return said
+
+
+def warnings(found: Found) -> list[str]:
+    """Return reasons to trust the numbers less: what was measured, then the notes."""
+    said = cautions(dict(found))
+    largest = max((abs(or_zero(c.get("mean"))) for c in dicts(found.get("cells"))), default=0.0)
+    if largest > LARGE_SCORE:
+        said.append(
+            f"The largest mean is {plain(largest, 2)} nats per document, too far for a first-order "
+            "estimate: trust the order more than the size."
+        )
+    return [*said, *(str(note) for note in found.get("notes") or [] if note)]
