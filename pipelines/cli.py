@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from pipelines.hallucination_cli import app as hallucination_app
+from pipelines.spans_cli import spans
 
 app = typer.Typer(
     name="influence",
@@ -322,6 +323,14 @@ def _show(result: dict[str, Any], count: int) -> None:
         out.print()
     out.print(f"Page:   {result['page']}", soft_wrap=True, highlight=False)
     out.print(f"Scores: {result['folder']}/scores.parquet", soft_wrap=True, highlight=False)
+
+
+# -- spans ----------------------------------------------------------------------------------------
+
+app.command(
+    "spans",
+    epilog='[bold]Example[/bold]: influence spans demo --text "The capital of France is Paris."',
+)(spans)
 
 
 # -- inputs ---------------------------------------------------------------------------------------
