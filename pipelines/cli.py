@@ -259,6 +259,7 @@ def trace_command(
     from pipelines.inputs import inputs_of_queries
     from pipelines.runs import open_run, open_traced
     from pipelines.traces import TraceOptions, run_traces
+    from pipelines.verbatim import cheap_index
 
     opened = open_run(run, runs)
     options = TraceOptions(
@@ -280,6 +281,7 @@ def trace_command(
         if inputs:
             found = inputs_of_queries(opened, asked, inputs, unit, pool)
             options = replace(options, inputs=found)
+        options = replace(options, verbatim=cheap_index(opened, pool))
         for result in run_traces(traced, asked, options, pool):
             if as_json:
                 print(json.dumps(result, ensure_ascii=False))

@@ -339,12 +339,14 @@ def beside_trace(index: VerbatimIndex | None, trace: Mapping[str, Any]) -> dict[
         trace: The content of trace.json.
 
     Returns:
-        The same trace with ``verbatim`` (as `find_spans`; None without an index), and ``shared`` on
-        each document: the longest spans that it shares with prompt and completion.
+        The same trace with ``verbatim`` (as `find_spans`; None without an index, or a word), and
+        ``shared`` on each document: the longest spans that it shares with prompt and completion.
     """
     asked = trace["query"]
     query = Query(id=asked["id"], prompt=asked["prompt"], completion=asked["completion"])
-    found = None if index is None else find_spans(index, query, SpansOptions(documents=1))
+    found = None
+    if index is not None and tokens_of(query.completion):
+        found = find_spans(index, query, SpansOptions(documents=1))
     tokens = tokens_of(asked["prompt"] + query.completion)
     rows = {
         sign: [{**row, "shared": shared_texts(row["text"], tokens)} for row in trace[sign]]

@@ -13,8 +13,9 @@ How many times words drawn independently would give a span w in a corpus of N to
 
 .. math:: E(w_1 \dots w_k) = N \prod_i \frac{n_{w_i}}{N}
 
-A span is telling if E is below 1 and two of its tokens at least are words: single words never are
-(theirs is the number of times that they stand there), nor is "of the". OLMoTrace keeps the 5 % of
+A span is telling if E is below 0.01, so that chance would give it in less than one of a hundred such
+corpora, and two of its tokens at least are words: single words never are (theirs is the number of
+times that they stand there), nor is "of the". OLMoTrace keeps the 5 % of
 spans with the smallest product instead, however likely these are.
 Source: Liu et al. (2025), OLMoTrace, arXiv:2504.07096, section 3; its spans end at tokens of a model.
 """
@@ -33,11 +34,11 @@ from influence.documents.methods.bm25 import word_pattern
 
 FEWEST_WORDS = 2
 """Words, not marks, of a telling span."""
-CHANCE = 1.0
-"""A span that independent words would give more often in a corpus of its size is not telling."""
+CHANCE = 0.01
+"""A span that independent words would give more often in a corpus of this size is not telling."""
 RULE = (
-    "A span is shown if words drawn independently, each as often as in the corpus, would give it "
-    "less than once in a corpus of this size, and two of its tokens are words."
+    "A span is shown if words drawn independently, each as often as in the corpus, would give it in "
+    "less than one of a hundred corpora of this size, and two of its tokens are words."
 )
 _ASCII = re.compile(r"[^\W_]+|\S", re.ASCII)
 
@@ -111,7 +112,7 @@ class Span:
     expected: float
     """How many times independent words would give it; see the module."""
     telling: bool
-    """Less than once, and two words at least."""
+    """Chance would hardly give it, and it has two words at least."""
 
 
 def maximal_spans(

@@ -34,7 +34,7 @@ def render_spans(results: Sequence[Mapping[str, Any]]) -> str:
         A whole HTML document.
     """
     one = len(results) == 1
-    title = reading.question(results[0]) if one else f"{count(len(results))} outputs"
+    title = reading.question(results[0]) if one else f"{count(len(results))} outputs, looked for in the corpus"
     return page(
         "spans.html.j2",
         "inputs.css",

@@ -32,7 +32,7 @@ class Piece:
     level: int
     """Strength of its colour, 0 to `LEVELS`."""
     begins: bool
-    """Whether a span begins here."""
+    """Whether it is the first piece of that span."""
     said: bool
     """Whether it is the completion's."""
     hidden: int = 0
@@ -53,15 +53,15 @@ def pieces(result: Mapping[str, Any]) -> list[Piece]:
     owner_C = np.zeros(len(text), dtype=int)
     for span in reversed(spans):  # of two that overlap the rarer owns the characters
         owner_C[span["start"] : span["end"]] = span["rank"]
-    starts = {span["start"] for span in spans}
     changes = (np.flatnonzero(np.diff(owner_C)) + 1).tolist()
-    edges = sorted({0, begin, len(text), *changes, *starts})
-    found = []
+    edges = sorted({0, begin, len(text), *changes})
+    found, seen = [], {0}
     for start, end in pairwise(edges):
         rank = int(owner_C[start])
         level = level_of(spans[rank - 1]["expected"]) if rank else 0
         about = {"rank": rank, "level": level, "said": start >= begin}
-        found += _folded(text[start:end], begins=start in starts, **about)
+        found += _folded(text[start:end], begins=rank not in seen, **about)
+        seen.add(rank)
     return found
 
 
@@ -101,13 +101,13 @@ def answer(result: Mapping[str, Any]) -> str:
         some = result["maximal"]
         rest = f"{count(some)} shorter or likely ones stand there." if some else "Not one does."
         return f"No span of it that says something stands word for word in the {where}. {rest}"
-    first = result["spans"][0]
-    share = percent(result["covered"])
-    spans = f"{count(result['shown'])} span{'s' if result['shown'] != 1 else ''}"
-    return (
-        f"{share} of it lies in {spans} that stand{'s' if result['shown'] == 1 else ''} word for word in "
-        f"the {where}. The rarest, {quoted(first['text'])}, stands {times(first)}."
-    )
+    first, share = result["spans"][0], percent(result["covered"])
+    if result["shown"] == 1:
+        span = f"one span that stands word for word in the {where}"
+        return f"{share} of it lies in {span}: {quoted(first['text'])}, {times(first)}."
+    spans = f"{count(result['shown'])} spans that stand word for word in the {where}"
+    rarest = f"The rarest, {quoted(first['text'])}, stands {times(first)}."
+    return f"{share} of it lies in {spans}. {rarest}"
 
 
 def times(span: Mapping[str, Any]) -> str:
