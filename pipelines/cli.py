@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from pipelines.hallucination_cli import app as hallucination_app
-from pipelines.spans_cli import spans
+from pipelines.spans_cli import parroting, spans
 
 app = typer.Typer(
     name="influence",
@@ -333,6 +333,11 @@ app.command(
     "spans",
     epilog='[bold]Example[/bold]: influence spans demo --text "The capital of France is Paris."',
 )(spans)
+app.command(
+    "parroting",
+    epilog='[bold]Example[/bold]: influence parroting demo --prompt "The capital of France is" '
+    '--completion " Paris" --checkpoints',
+)(parroting)
 
 
 # -- inputs ---------------------------------------------------------------------------------------

@@ -215,7 +215,12 @@ def _context(document: Mapping[str, Any], place: Place, size: int) -> dict[str, 
 
 
 def asked_for(
-    text: str | None, texts: Path | None, prompt: str | None, completion: str | None
+    text: str | None,
+    texts: Path | None,
+    prompt: str | None,
+    completion: str | None,
+    who: str = "Spans",
+    several: str = "--texts",
 ) -> list[Query]:
     """The outputs that a command line names.
 
@@ -224,6 +229,8 @@ def asked_for(
         texts: A jsonl of many.
         prompt: What stood before the completion.
         completion: An output.
+        who: For messages: who asks.
+        several: For messages: the option of `texts`.
 
     Returns:
         At least one.
@@ -233,9 +240,10 @@ def asked_for(
     """
     outputs = [one for one in (text, completion) if one is not None]
     if len(outputs) + (texts is not None) != 1 or (prompt is not None and completion is None):
+        whole = ", or --text TEXT" if who == "Spans" else ""
         raise RunError(
-            "Spans: give one of --text TEXT, --texts FILE.jsonl, or --completion (with --prompt). "
-            'Example: --text "The capital of France is Paris."'
+            f"{who}: give one of {several} FILE.jsonl, --completion (with --prompt){whole}. "
+            'Example: --prompt "The capital of France is" --completion " Paris"'
         )
     if texts is not None:
         return read_queries(texts)

@@ -34,7 +34,11 @@ def render_spans(results: Sequence[Mapping[str, Any]]) -> str:
         A whole HTML document.
     """
     one = len(results) == 1
-    title = reading.question(results[0]) if one else f"{count(len(results))} outputs, looked for in the corpus"
+    title = (
+        reading.question(results[0])
+        if one
+        else f"{count(len(results))} outputs, looked for in the corpus"
+    )
     return page(
         "spans.html.j2",
         "inputs.css",
