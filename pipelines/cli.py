@@ -19,6 +19,7 @@ from rich.console import Console
 from pipelines.hallucination_cli import app as hallucination_app
 from pipelines.mixture_cli import EPILOG as EPILOG_MIXTURE
 from pipelines.mixture_cli import mixture
+from pipelines.spans_cli import parroting, spans
 
 app = typer.Typer(
     name="influence",
@@ -261,6 +262,7 @@ def trace_command(
     from pipelines.inputs import inputs_of_queries
     from pipelines.runs import open_run, open_traced
     from pipelines.traces import TraceOptions, run_traces
+    from pipelines.verbatim import cheap_index
 
     opened = open_run(run, runs)
     options = TraceOptions(
@@ -282,6 +284,7 @@ def trace_command(
         if inputs:
             found = inputs_of_queries(opened, asked, inputs, unit, pool)
             options = replace(options, inputs=found)
+        options = replace(options, verbatim=cheap_index(opened, pool))
         for result in run_traces(traced, asked, options, pool):
             if as_json:
                 print(json.dumps(result, ensure_ascii=False))
@@ -325,6 +328,19 @@ def _show(result: dict[str, Any], count: int) -> None:
         out.print()
     out.print(f"Page:   {result['page']}", soft_wrap=True, highlight=False)
     out.print(f"Scores: {result['folder']}/scores.parquet", soft_wrap=True, highlight=False)
+
+
+# -- spans ----------------------------------------------------------------------------------------
+
+app.command(
+    "spans",
+    epilog='[bold]Example[/bold]: influence spans demo --text "The capital of France is Paris."',
+)(spans)
+app.command(
+    "parroting",
+    epilog='[bold]Example[/bold]: influence parroting demo --prompt "The capital of France is" '
+    '--completion " Paris" --checkpoints',
+)(parroting)
 
 
 # -- inputs ---------------------------------------------------------------------------------------

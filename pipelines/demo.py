@@ -22,6 +22,7 @@ from pipelines.runs import Run, build_run, open_traced
 from pipelines.stores import describe_fit
 from pipelines.trace import Query, Traced
 from pipelines.traces import TraceOptions, run_traces
+from pipelines.verbatim import cheap_index
 from pipelines.worker import language_model
 
 DEMO = Path(__file__).with_name("demo.yaml")
@@ -45,9 +46,11 @@ def demo(folder: Path, workers: int | None, console: Console) -> list[Path]:
     print_summary(run, console)
     traced = open_traced(run)
     print_answers(traced, console)
-    options = TraceOptions(top=config.top, candidates=config.candidates)
     pages = []
     with Workers(0, None, console) as here:
+        options = TraceOptions(
+            top=config.top, candidates=config.candidates, verbatim=cheap_index(run, here)
+        )
         for result in run_traces(traced, demo_queries(traced), options, here):
             print_trace(result, Console())
             pages.append(Path(result["page"]))

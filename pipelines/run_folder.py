@@ -28,7 +28,19 @@ FORMAT = 1
 """Version of the run folder's layout; part of every key."""
 RUN_FILE = "run.yaml"
 SEAL = "sealed.json"
-UNLOCKED = ("traces", "exact", "inputs", "states", "words", "support", "hallucination", "probes")
+UNLOCKED = (
+    "traces",
+    "exact",
+    "inputs",
+    "states",
+    "words",
+    "support",
+    "hallucination",
+    "probes",
+    "suffixes",
+    "spans",
+    "parroting",
+)
 """Subfolders of a run that are written without its lock."""
 PARTIAL = "partial"
 """Subfolder of a stage for what is only needed until the stage is sealed."""

@@ -31,6 +31,7 @@ from pipelines.trace import (
     trace,
     trace_folder,
 )
+from pipelines.verbatim import VerbatimIndex, beside_trace
 
 LAYOUTS = ("long", "wide")
 
@@ -55,6 +56,8 @@ class TraceOptions:
     """Scores of the same queries by other methods, to show beside."""
     inputs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """By query name: which parts of its prompt mattered (`run_inputs`), to show beside."""
+    verbatim: VerbatimIndex | None = None
+    """Where to look for what of the output stands word for word in the corpus."""
 
 
 def run_traces(
@@ -99,6 +102,7 @@ def run_traces(
             write_methods(options.compared, name, folder / "methods.parquet")
         if result["query"]["id"] in options.inputs:
             result["inputs"] = options.inputs[result["query"]["id"]]
+        result = beside_trace(options.verbatim, result)
         page = options.html or folder / "report.html"
         result["page"] = str(write_trace_page(result, page))
         # the index links by folder name

@@ -24,6 +24,9 @@ MOST_TOKENS = 5
 MOST_COPIES = 50
 """Near-duplicates that are named on a card."""
 
+LONGEST_SHARED = 120
+"""Characters of a span that the document shares with the output."""
+
 LONGEST_VALUE = 2_000
 """Characters of one metadata value that are shown."""
 
@@ -68,6 +71,8 @@ class Card:
     """Columns that hold True."""
     heat: Heat
     """The text, coloured by token."""
+    shared: tuple[str, ...]
+    """Its longest spans that stand in prompt and completion word for word."""
     stored_text: str
     """The text as stored, when the tokens do not join back to it; else ""."""
     layers: tuple[BarRow, ...]
@@ -122,6 +127,7 @@ def _card(row: dict[str, Any], kind: str, place: int, strongest: float) -> Card:
         normalised=signed(row.get("normalised"), 2),
         flags=tuple(flags_of(row)),
         heat=heat_map(tokens) if joined else plain_text(text),
+        shared=tuple(shortened(span, LONGEST_SHARED) for span in row.get("shared") or []),
         stored_text=text if joined and joined != text else "",
         layers=tuple(layer_rows(row.get("layers") or [])),
         facts=tuple(_facts(row)),

@@ -11,13 +11,14 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from pipelines.errors import RunError
-from pipelines.report import reading
+from pipelines.report import reading, spans_reading
 from pipelines.report.cards import cards
 from pipelines.report.characters import marked
 from pipelines.report.heat import LEVELS
 from pipelines.report.inputs_page import beside_documents
 from pipelines.report.numbers import count, is_number, percent, plain
 from pipelines.report.pages import page
+from pipelines.report.spans_page import spans_html
 from pipelines.run_folder import new_file
 
 TRACE_FORMAT = 1
@@ -47,12 +48,14 @@ def render_trace(trace: dict[str, Any]) -> str:
     query, inputs = trace.get("query") or {}, beside_documents(trace)
     return page(
         "trace.html.j2",
-        *(["inputs.css"] if inputs else []),
+        "inputs.css",
+        "spans.css",
         inputs=inputs,
         title=reading.question(trace),
         trace=trace,
         query=query,
         prompt=prompt_html(query),
+        spans=_spans(trace),
         probabilities=_probabilities(query),
         columns=[
             ("pro", "Proponents", cards(trace, "pro")),
@@ -114,6 +117,14 @@ def prompt_html(query: dict[str, Any]) -> Markup:
         for token in inside
     ]
     return marked(prompt) + Markup("<mark>{}</mark>").format(Markup("").join(spans))
+
+
+def _spans(trace: dict[str, Any]) -> dict[str, Any] | None:
+    """What of the output stands word for word in the corpus: in words, and as a strip."""
+    found = trace.get("verbatim")
+    if not found:
+        return None
+    return {"answer": spans_reading.answer(found), "strip": spans_html(found)}
 
 
 def _chance(token: dict[str, Any]) -> str:

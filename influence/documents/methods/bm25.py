@@ -34,7 +34,12 @@ SPACELESS = (
 
 
 @cache
-def _pattern() -> re.Pattern[str]:
+def word_pattern() -> re.Pattern[str]:
+    """What a word is, of either case.
+
+    Returns:
+        A pattern without groups.
+    """
     # A run of letters and digits, or one character of a spaceless script; each with its marks,
     # which are part of words in Indian scripts but not of \w.
     points = (chr(i) for i in range(sys.maxunicode + 1))
@@ -52,7 +57,7 @@ def words(text: str) -> list[str]:
     Returns:
         Lower-cased words; single characters in scripts without spaces between words.
     """
-    return _pattern().findall(text.lower())
+    return word_pattern().findall(text.lower())
 
 
 def scores(queries: Sequence[str], documents: Sequence[str], _seed: int) -> np.ndarray:
