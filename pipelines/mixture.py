@@ -79,9 +79,7 @@ def run_mixture(
         documents = in_blocks(groups.group_N, cluster_N, options.blocks, options.seed)
         traced = open_traced(run, exact=not options.store)
         score = stored_mixture if options.store else exact_mixture
-        scores = _timed(
-            seconds, "scores", lambda: score(traced, tasks, documents, facts.rows, workers)
-        )
+        scores = _timed(seconds, "scores", lambda: score(traced, tasks, documents, facts, workers))
     cells = _timed(
         seconds,
         "intervals",
@@ -190,7 +188,8 @@ def _proposal(
     if (tokens_G <= 0).any():
         return None
     importance_T = np.array([options.importance.get(name, 1.0) for name in tasks.names])
-    return propose(cells, tokens_G, importance_T)
+    # per token: a task of long texts counts no more than one of short answers
+    return propose(cells, tokens_G, importance_T / tasks.means(tasks.tokens_Q))
 
 
 def _nothing_clear(cells: Cells, proposal: Reweighting | None) -> list[str]:

@@ -71,7 +71,7 @@ def compare_languages(
         run: The run.
         tasks: The queries.
         facts: Which of them ask for facts, and the documents.
-        fact_QF: Scores of the fact documents for all queries, nats per document removed.
+        fact_QF: Scores of the fact documents for these queries, nats per document removed.
         seed: Of the bootstrap, and of the random scores.
 
     Returns:
@@ -89,7 +89,7 @@ def compare_languages(
         assert isinstance(method, TextMethod)
         others[name] = np.asarray(method.scores(asked, texts, seed), np.float64)
     return languages(
-        fact_QF[list(facts.queries)],
+        fact_QF,
         facts.own_QF,
         [str(query.language) for query in queries],
         [str(value) for value in table.column("language").to_pylist()],

@@ -261,6 +261,7 @@ def reweighting_values(
             }
             for t, name in enumerate(tasks.names)
         ],
-        "note": "First order: the change of a small step, stretched to these weights. Cells whose sign "
-        "is unclear count as 0. The intervals leave out that the weights were chosen on these scores.",
+        "note": "First order: the change of a small step, stretched to these weights. Tasks count alike, "
+        "per token, unless weights were given; cells whose sign is unclear count as 0. The intervals "
+        "leave out that the weights were chosen on these scores.",
     }

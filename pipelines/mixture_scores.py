@@ -11,7 +11,7 @@ L layers, F fact documents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import gradients_store
 from influence.mixture.rollup import Blocks, block_sums, group_totals
 from pipelines.cluster import Workers, bar
 from pipelines.gradient_files import load_sketch
+from pipelines.mixture_languages import Facts
 from pipelines.mixture_queries import Tasks
 from pipelines.queries import Query
 from pipelines.run_folder import key_of
@@ -46,9 +47,12 @@ class MixtureScores:
     absolute_TL: np.ndarray | None
     """Sum over documents of the size of their scores by layer; None: not known from a store."""
     fact_QF: np.ndarray
-    """Scores of the documents that were asked for by row."""
+    """Scores of fact documents for the queries that ask for facts."""
     loss_N: np.ndarray
     """Each document's loss, nats."""
+    removed: Callable[[np.ndarray], np.ndarray]
+    """From how much of each document is taken away ``[A, N]`` to the change of losses ``[A, Q]``, or
+    ``[A, T]`` from a store."""
     notes: tuple[str, ...] = ()
 
 
@@ -128,7 +132,7 @@ def plan_mixture(run: Traced, tasks: Tasks) -> list[MixtureSpec]:
 
 
 def exact_mixture(
-    run: Traced, tasks: Tasks, documents: Blocks, facts: Sequence[int], workers: Workers
+    run: Traced, tasks: Tasks, documents: Blocks, facts: Facts, workers: Workers
 ) -> MixtureScores:
     """Score every document from full gradients, one task a shard; run again to resume.
 
@@ -136,7 +140,7 @@ def exact_mixture(
         run: The run.
         tasks: The queries.
         documents: How documents are grouped.
-        facts: Rows of documents whose scores are kept query by query, ascending.
+        facts: Queries and documents whose scores are kept pair by pair.
         workers: Where to run.
 
     Returns:
@@ -152,8 +156,8 @@ def exact_mixture(
     task_TN, loss_N = np.empty((names, count)), np.empty(count)
     layers_TLG = np.zeros((names, layers, documents.groups))
     absolute_TL = np.zeros((names, layers))
-    fact_QF = np.empty((len(tasks.queries), len(facts)))
-    row_F = np.asarray(facts, np.int64)
+    fact_QF = np.empty(facts.own_QF.shape)
+    row_F, asked = np.array(facts.rows, np.int64), list(facts.queries)
     for first, scores_QD, layers_TLD, loss_D in _scored_shards(specs, (names, layers), count):
         own = slice(first, first + scores_QD.shape[1])
         block_D = documents.block_N[own]
@@ -165,7 +169,14 @@ def exact_mixture(
         layers_TLG[:, :, groups_g] += sums_TLg
         absolute_TL += np.abs(layers_TLD).sum(axis=2)
         here_F = (row_F >= own.start) & (row_F < own.stop)
-        fact_QF[:, here_F] = scores_QD[:, row_F[here_F] - first]
+        fact_QF[:, here_F] = scores_QD[np.ix_(asked, row_F[here_F] - first)]
+
+    def removed(share_AN: np.ndarray) -> np.ndarray:
+        change_AQ = np.zeros((len(share_AN), len(tasks.queries)))
+        for first, scores_QD, _, _ in _scored_shards(specs, (names, layers), count):
+            change_AQ += share_AN[:, first : first + scores_QD.shape[1]] @ scores_QD.T
+        return change_AQ
+
     return MixtureScores(
         total_QK=total_QK,
         task_TN=task_TN,
@@ -173,6 +184,7 @@ def exact_mixture(
         absolute_TL=absolute_TL,
         fact_QF=fact_QF,
         loss_N=loss_N,
+        removed=removed,
     )
 
 
@@ -202,7 +214,7 @@ def _layer_sums(layers_TLD: np.ndarray, group_D: np.ndarray) -> tuple[np.ndarray
 
 
 def stored_mixture(
-    run: Traced, tasks: Tasks, documents: Blocks, facts: Sequence[int], workers: Workers
+    run: Traced, tasks: Tasks, documents: Blocks, facts: Facts, workers: Workers
 ) -> MixtureScores:
     """Score documents from the gradient store, as it keeps them.
 
@@ -210,7 +222,7 @@ def stored_mixture(
         run: The run, with its store.
         tasks: The queries.
         documents: How documents are grouped.
-        facts: Rows of documents whose scores are kept query by query, ascending.
+        facts: Queries and documents whose scores are kept pair by pair.
         workers: Of its console, for progress; the work is done here.
 
     Returns:
@@ -249,8 +261,9 @@ def stored_mixture(
         task_TN=task_TN,
         layers_TLG=layers_TLG,
         absolute_TL=None,
-        fact_QF=_fact_scores(run, query_QM, facts),
+        fact_QF=_fact_scores(run, query_QM[list(facts.queries)], facts.rows),
         loss_N=store.metadata().column("loss").to_numpy().astype(np.float64),
+        removed=lambda share_AN: share_AN @ task_TN.T,
         notes=notes,
     )
 
@@ -295,10 +308,10 @@ def _by_layer(
     return np.stack(parts, axis=1)
 
 
-def _fact_scores(run: Traced, query_QM: np.ndarray, facts: Sequence[int]) -> np.ndarray:
-    """Scores of some documents, shard by shard of the store."""
+def _fact_scores(run: Traced, query_QM: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+    """Scores of some documents, from a pass over the store."""
     assert run.store is not None
-    wanted = np.asarray(facts, np.int64)
+    wanted = np.asarray(rows, np.int64)
     found_QF = np.empty((len(query_QM), len(wanted)))
     if not len(wanted):
         return found_QF

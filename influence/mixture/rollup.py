@@ -4,23 +4,25 @@ A document's score for a task is the mean of its scores over the task's queries.
 the sum over its documents: by so much would the task's mean loss rise, to first order, if the whole
 group were removed. Intervals are of a two-way bootstrap: a task's queries are drawn again, and so
 are a group's documents, in blocks of whole clusters of near-duplicates. They speak of other queries
-of the same task and of as many other documents of the same kind. Where the score of a pair is more
-than the sum of a document's and a query's part, two-way draws count that rest up to three times:
-intervals are then too wide, never too narrow for this reason (Owen 2007). Of a few queries (below
-eight, say) any percentile bootstrap is too narrow.
+of the same task and of as many other documents of the same kind. What is neither a document's nor a
+query's part of a score, but the pair's, is counted three times by such draws (Owen 2007), and once by
+the two-way clustered variance (Cameron, Gelbach & Miller 2011): draws are moved towards the estimate,
+or away from it, until they have that variance. Of a few queries (below eight, say) percentile intervals are too narrow.
 
 Scores arrive shard by shard and are summed by block at once: memory is Q x G x B, never Q x N.
 
 Axes: N documents, D documents of a shard, Q queries, T tasks, G groups, K blocks of all groups,
 R draws. Units: those of the scores. Sign: positive helps.
-Source: Owen (2007), "The pigeonhole bootstrap", doi:10.1214/07-AOAS122; Benjamini & Hochberg
-(1995), doi:10.1111/j.2517-6161.1995.tb02031.x.
+Source: Owen (2007), "The pigeonhole bootstrap", doi:10.1214/07-AOAS122; Cameron, Gelbach & Miller
+(2011), doi:10.1198/jbes.2010.07136, eq. 2.8; Benjamini & Hochberg (1995),
+doi:10.1111/j.2517-6161.1995.tb02031.x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import false_discovery_control
@@ -182,7 +184,8 @@ def roll_up(
             for t in range(tasks)
         ]
         parts.append(np.stack(own, axis=1) / size_rG[:, None])
-    drawn_RTG = np.concatenate(parts)
+    scale_TG = np.stack([draw_scale(total_QK[task_Q == t], blocks) for t in range(tasks)])
+    drawn_RTG = mean_TG + scale_TG * (np.concatenate(parts) - mean_TG)
     low_TG, high_TG = np.quantile(drawn_RTG, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     p_TG = two_sided(drawn_RTG)
     for values_TG in (low_TG, high_TG, p_TG):
@@ -209,6 +212,45 @@ def group_totals(total_QK: np.ndarray, blocks: Blocks) -> np.ndarray:
         ``[Q, G]``.
     """
     return _by_group(total_QK, blocks)
+
+
+def draw_scale(total_qK: np.ndarray, blocks: Blocks) -> np.ndarray:
+    r"""What the distance of draws from a task's mean is multiplied with, group by group.
+
+    Of the variance of draws, :math:`V_Q` comes of the queries' means, :math:`V_K` of the blocks', and
+    :math:`V_{QK}` of what both leave of the pairs. That part is in each of the three, so draws have
+    :math:`V_Q + V_K + V_{QK}` where :math:`V_Q + V_K - V_{QK}` is wanted, and no less than the larger
+    of the first two. What is wanted is without bias: a variance of n values is multiplied by
+    n / (n - 1), which draws are not.
+
+    Args:
+        total_qK: Sums by block for the queries of one task.
+        blocks: Of the documents.
+
+    Returns:
+        Factors ``[G]``.
+    """
+    queries, documents_G = len(total_qK), blocks.documents_G
+    of_query, of_block_G = unbiased(queries), unbiased(blocks.blocks_G)
+    mean_G = _by_group(total_qK, blocks).mean(axis=0) / documents_G
+    share_qK = total_qK - mean_G[blocks.group_K] * blocks.documents_K
+    share_qK = share_qK / documents_G[blocks.group_K]
+    query_qG, block_K = _by_group(share_qK, blocks), share_qK.mean(axis=0)
+    size_K = blocks.documents_K / documents_G[blocks.group_K]
+    rest_qK = share_qK - block_K - query_qG[:, blocks.group_K] * size_K
+    by_query_G = (query_qG**2).sum(axis=0) / queries**2
+    by_block_G = _by_group(block_K**2, blocks)
+    by_pair_G = _by_group((rest_qK**2).sum(axis=0), blocks) / queries**2
+    drawn_G = by_query_G + by_block_G + by_pair_G
+    by_query_G, by_block_G = by_query_G * of_query, by_block_G * of_block_G
+    both_G = by_query_G + by_block_G - by_pair_G * of_query * of_block_G
+    wanted_G = np.maximum.reduce([both_G, by_query_G, by_block_G])
+    return np.sqrt(np.divide(wanted_G, drawn_G, out=np.ones(blocks.groups), where=drawn_G > 0))
+
+
+def unbiased(count: Any) -> Any:
+    """``n / (n - 1)``, and 1 for a single value, which has no variance."""
+    return count / np.maximum(count - 1, 1)
 
 
 def two_sided(drawn_RTG: np.ndarray) -> np.ndarray:

@@ -77,13 +77,31 @@ def test_draws_are_those_of_queries_and_documents_both():
     two, draws = np.zeros(2, int), 20_000
     cells = rolled(scores, two, two, np.arange(2), draws=draws)
     picks = list(itertools.product(range(2), repeat=2))
-    expected = [scores[np.ix_(q, d)].mean() for q in picks for d in picks]
-    values, chances = np.unique(np.round(expected, 9), return_counts=True)
-    found, times = np.unique(np.round(cells.drawn_RTG[:, 0, 0] / 2, 9), return_counts=True)
-    np.testing.assert_array_equal(found, values)
-    share = chances / 16
-    five_errors = 5 * np.sqrt(share * (1 - share) / draws)
-    assert (np.abs(times / draws - share) < five_errors).all()
+    mean, a, b = scores.mean(), scores.mean(axis=1), scores.mean(axis=0)
+    by_query, by_document = ((a - mean) ** 2).sum() / 4, ((b - mean) ** 2).sum() / 4
+    by_pair = ((scores - a[:, None] - b + mean) ** 2).sum() / 16
+    # two values each: without bias their variances are twice, of pairs four times as large
+    wanted = max(2 * by_query + 2 * by_document - 4 * by_pair, 2 * by_query, 2 * by_document)
+    factor = np.sqrt(wanted / (by_query + by_document + by_pair))
+    drawn = np.array([scores[np.ix_(q, d)].mean() for q in picks for d in picks])
+    expected = mean + factor * (drawn - mean)
+    values, chances = np.unique(np.round(expected, 6), return_counts=True)
+    found, times = np.unique(np.round(cells.drawn_RTG[:, 0, 0] / 2, 6), return_counts=True)
+    np.testing.assert_allclose(found, values)
+    chance = chances / 16
+    five_errors = 5 * np.sqrt(chance * (1 - chance) / draws)
+    assert (np.abs(times / draws - chance) < five_errors).all()
+
+
+def test_draws_have_the_two_way_clustered_variance():
+    scores = DRAW.standard_normal((9, 12)) + DRAW.standard_normal((9, 1))
+    mean, a, b = scores.mean(), scores.mean(axis=1), scores.mean(axis=0)
+    by_query, by_document = ((a - mean) ** 2).sum() / 81, ((b - mean) ** 2).sum() / 144
+    by_pair = ((scores - a[:, None] - b + mean) ** 2).sum() / (81 * 144)
+    cells = rolled(scores, np.zeros(9, int), np.zeros(12, int), np.arange(12), draws=40_000)
+    found = (cells.drawn_RTG[:, 0, 0] / 12).var()
+    expected = by_query * 9 / 8 + by_document * 12 / 11 - by_pair * 9 / 8 * 12 / 11
+    assert found == pytest.approx(expected, rel=0.03)
 
 
 def test_near_duplicates_are_drawn_as_one():
@@ -113,12 +131,15 @@ def test_a_task_of_one_query_has_intervals_over_documents_alone():
     means = [
         np.concatenate(picked).mean() for picked in itertools.product(clusters, repeat=3)
     ]  # every draw of three clusters
-    assert low >= min(means) - 1e-12
-    assert high <= max(means) + 1e-12
+    widest = np.sqrt(3 / 2)  # three clusters: the unbiased variance is 3 / 2 of that of draws
+    assert low >= row.mean() + widest * (min(means) - row.mean()) - 1e-12
+    assert high <= row.mean() + widest * (max(means) - row.mean()) + 1e-12
     assert low < row.mean() < high
 
 
-@pytest.mark.parametrize("parts", [(1.0, 1.0, 1.0), (0.0, 1.0, 0.3), (1.0, 0.0, 0.3)])
+@pytest.mark.parametrize(
+    "parts", [(1.0, 1.0, 1.0), (0.0, 1.0, 0.3), (1.0, 0.0, 0.3), (0.0, 0.0, 1.0), (0.1, 0.1, 1.0)]
+)
 def test_intervals_cover_the_true_mean(parts):
     """Nominal 95 %, over simulated queries and documents; the truth is 0."""
     by_query, by_document, rest = parts
@@ -131,6 +152,22 @@ def test_intervals_cover_the_true_mean(parts):
         scores = scores + rest * draw.standard_normal((queries, documents))
         cells = rolled(scores, task, group, np.arange(documents), draws=400, seed=trial)
         covered += bool(cells.mean_low_TG[0, 0] <= 0 <= cells.mean_high_TG[0, 0])
+    assert 0.90 <= covered / trials <= 0.99
+
+
+@pytest.mark.parametrize("sizes", [(24, 40), (24, 160)], ids=str)
+def test_intervals_cover_the_mean_of_sparse_matches(sizes):
+    """As facts do: a document matters for one query alone, and heavily; near copies are in clusters."""
+    queries, clusters = sizes
+    trials, covered = 200, 0
+    task, cluster = np.zeros(queries, int), np.repeat(np.arange(clusters), 2)
+    truth = 3.0 / 40  # a cluster matches a query with probability 1 / 40, and scores 3 then
+    for trial in range(trials):
+        draw = np.random.default_rng([trial, 11])
+        match = draw.random((queries, clusters)) < 1 / 40
+        scores = np.repeat(3.0 * match, 2, axis=1) + draw.standard_normal((queries, 2 * clusters))
+        cells = rolled(scores, task, np.zeros(2 * clusters, int), cluster, draws=400, seed=trial)
+        covered += bool(cells.mean_low_TG[0, 0] <= truth <= cells.mean_high_TG[0, 0])
     assert 0.90 <= covered / trials <= 0.99
 
 
