@@ -1,24 +1,31 @@
-"""Which sources help or hurt which abilities? Scores rolled up by task and group, with intervals."""
+"""Which sources help or hurt which abilities? Scores rolled up by task and group, with intervals.
+
+The story: find near-duplicates, group documents, score them, roll the scores up, check them by
+training again where asked, and write it all down.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from influence.documents.scores import SIGN, UNIT
 from influence.mixture.profiles import profiles
 from influence.mixture.reweighting import Reweighting, propose
-from influence.mixture.rollup import Cells, group_totals, in_blocks, roll_up
+from influence.mixture.rollup import Blocks, Cells, group_totals, in_blocks, roll_up
 from pipelines.cluster import Workers
 from pipelines.duplicates import find_duplicates, read_clusters
 from pipelines.errors import RunError
+from pipelines.mixture_changes import Predicted
 from pipelines.mixture_files import FORMAT, write_documents, write_mixture, write_rows
 from pipelines.mixture_groups import Groups, check_column, group_documents
-from pipelines.mixture_languages import compare_languages, find_facts
+from pipelines.mixture_languages import Facts, compare_languages, find_facts
 from pipelines.mixture_options import MixtureOptions
 from pipelines.mixture_queries import Tasks, check_tasks, few_queries
 from pipelines.mixture_result import (
@@ -32,13 +39,29 @@ from pipelines.mixture_result import (
     reweighting_values,
     task_rows,
 )
-from pipelines.mixture_scores import exact_mixture, stored_mixture
+from pipelines.mixture_scores import MixtureScores, exact_mixture, stored_mixture
+from pipelines.mixture_verify import VerifyOptions, verify_mixture
 from pipelines.queries import Query
+from pipelines.report.mixture_page import write_mixture_page
 from pipelines.run_folder import Stage, clear_leftovers, key_of, locked
 from pipelines.runs import Run, open_traced
+from pipelines.scoring import Traced
 from pipelines.worker import layers_of
 
-Value = TypeVar("Value")
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixed:
+    """A mixture, scored and rolled up."""
+
+    tasks: Tasks
+    groups: Groups
+    documents: Blocks
+    duplicates: Stage
+    facts: Facts
+    scores: MixtureScores
+    cells: Cells
+    proposal: Reweighting | None
+    notes: tuple[str, ...]
 
 
 def run_mixture(
@@ -53,10 +76,44 @@ def run_mixture(
         workers: Where to run.
 
     Returns:
-        The content of ``mixture.json`` in its folder.
+        The content of ``mixture.json`` in its folder; ``page`` names the HTML file beside it.
+    """
+    check_fit(run, options)
+    clock = Clock()
+    with locked(run.root):
+        clear_leftovers(run.root)
+        mixed = score_and_roll_up(run, queries, options, workers, clock)
+        with clock.of("verification"):
+            checked = verify(run, mixed, options, workers)
+    result = describe(run, mixed, checked, options, clock)
+    folder = Path(result["folder"])
+    write_documents(
+        folder,
+        run,
+        mixed.scores.task_TN,
+        mixed.tasks,
+        mixed.groups,
+        read_clusters(mixed.duplicates),
+    )
+    by_group = layer_group_rows(
+        mixed.scores.layers_TLG, mixed.tasks, layer_names(run), mixed.groups
+    )
+    if by_group:
+        write_rows(folder, "layers_by_group", by_group)
+    write_mixture(folder, result)
+    write_mixture_page(result, Path(result["page"]))
+    return result
+
+
+def check_fit(run: Run, options: MixtureOptions) -> None:
+    """Refuse what the run can't do, before any work.
+
+    Args:
+        run: The run.
+        options: What is asked for.
 
     Raises:
-        RunError: If queries, column or store do not fit.
+        RunError: If there is no store to score from, or no column to group by.
     """
     if options.store and run.gradients is None:
         raise RunError(
@@ -64,36 +121,121 @@ def run_mixture(
             "exactly, or make the store with `influence run` or `influence index`."
         )
     check_column(run, options.by)
-    seconds: dict[str, float] = {}
-    tasks = _timed(seconds, "queries", lambda: check_tasks(run, queries, options))
-    facts, said = find_facts(run, tasks)
-    with locked(run.root):
-        clear_leftovers(run.root)
-        found = _timed(
-            seconds,
-            "duplicates",
-            lambda: find_duplicates(run.corpus, run.root, workers, options.threshold),
-        )
-        cluster_N = read_clusters(found)
+
+
+def score_and_roll_up(
+    run: Run, queries: Sequence[Query], options: MixtureOptions, workers: Workers, clock: Clock
+) -> Mixed:
+    """Group documents, score them, and roll the scores up.
+
+    Args:
+        run: A finished run, locked by the caller.
+        queries: Each with a task.
+        options: How.
+        workers: Where to run.
+        clock: For the seconds of each step.
+
+    Returns:
+        All that pages and checks are made of.
+    """
+    with clock.of("queries"):
+        tasks = check_tasks(run, queries, options)
+        facts, said = find_facts(run, tasks)
+    with clock.of("duplicates"):
+        duplicates = find_duplicates(run.corpus, run.root, workers, options.threshold)
+        cluster_N = read_clusters(duplicates)
         groups = group_documents(run, options.by, cluster_N)
         documents = in_blocks(groups.group_N, cluster_N, options.blocks, options.seed)
+    with clock.of("scores"):
         traced = open_traced(run, exact=not options.store)
         score = stored_mixture if options.store else exact_mixture
-        scores = _timed(seconds, "scores", lambda: score(traced, tasks, documents, facts, workers))
-    cells = _timed(
-        seconds,
-        "intervals",
-        lambda: roll_up(scores.total_QK, tasks.task_Q, documents, options.draws, options.seed),
+        scores = score(traced, tasks, documents, facts, workers)
+    with clock.of("intervals"):
+        cells = roll_up(scores.total_QK, tasks.task_Q, documents, options.draws, options.seed)
+        proposal = _proposal(cells, tasks, groups, options)
+    notes = (*few_queries(tasks), *groups.notes, *said, *scores.notes)
+    return Mixed(
+        tasks=tasks,
+        groups=groups,
+        documents=documents,
+        duplicates=duplicates,
+        facts=facts,
+        scores=scores,
+        cells=cells,
+        proposal=proposal,
+        notes=(*notes, *_nothing_proposed(cells, proposal)),
     )
-    mean_QG = group_totals(scores.total_QK, documents) / documents.documents_G
-    alike = _timed(
-        seconds, "profiles", lambda: profiles(mean_QG, tasks.task_Q, options.draws, options.seed)
+
+
+def verify(
+    run: Run, mixed: Mixed, options: MixtureOptions, workers: Workers
+) -> dict[str, Any] | None:
+    """Train again, or unlearn, and compare with what the scores predict.
+
+    Args:
+        run: The run, locked by the caller.
+        mixed: The mixture.
+        options: Its ``verify`` says what to check.
+        workers: Where to run.
+
+    Returns:
+        ``verification`` or ``forgetting`` of mixture.json; None where nothing was asked for.
+
+    Raises:
+        RunError: If a re-weighting is to be checked and none is proposed.
+    """
+    if options.verify is None:
+        return None
+    weights: dict[str, float] = {}
+    if options.verify == "reweight":
+        if mixed.proposal is None:
+            raise RunError(
+                "Mixture: --verify reweight given, and no re-weighting is proposed, as no gain is "
+                "clear. Ask more queries of each task, weigh tasks with --weights, or use drop."
+            )
+        weights = dict(zip(mixed.groups.names, mixed.proposal.weight_G.tolist(), strict=True))
+    predicted = Predicted(
+        names=mixed.groups.names,
+        group_N=mixed.groups.group_N,
+        cluster_N=read_clusters(mixed.duplicates),
+        tokens_N=mixed.groups.tokens_N,
+        removed=mixed.scores.removed,
     )
-    spoken = compare_languages(run, tasks, facts, scores.fact_QF, options.seed)
-    proposal = _proposal(cells, tasks, groups, options)
-    names = [layer.name for layer in layers_of(run.model)]
+    how = VerifyOptions(
+        kind=options.verify, seeds=options.seeds, weights=weights, seed=options.seed
+    )
+    return verify_mixture(run, mixed.tasks.queries, predicted, how, workers, workers.console.print)
+
+
+def describe(
+    run: Run,
+    mixed: Mixed,
+    checked: dict[str, Any] | None,
+    options: MixtureOptions,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Put the result together.
+
+    Args:
+        run: The run.
+        mixed: The mixture.
+        checked: Its verification, where one was asked for.
+        options: What was asked for.
+        clock: Seconds of each step.
+
+    Returns:
+        The content of ``mixture.json``.
+    """
+    tasks, groups, scores = mixed.tasks, mixed.groups, mixed.scores
+    traced = open_traced(run, exact=True)
+    mean_QG = group_totals(scores.total_QK, mixed.documents) / mixed.documents.documents_G
+    with clock.of("profiles"):
+        alike = profiles(mean_QG, tasks.task_Q, options.draws, options.seed)
+    with clock.of("languages"):
+        spoken = compare_languages(run, tasks, mixed.facts, scores.fact_QF, options.seed)
     folder = mixture_folder(run, tasks, options)
-    result = {
+    unlearned = options.verify == "unlearn"
+    return {
         "format": FORMAT,
         "run": traced.settings,
         "quality": traced.quality,
@@ -104,34 +246,22 @@ def run_mixture(
         "n_tokens": int(groups.tokens_N.sum()),
         "scores": "store" if options.store else "exact",
         "tasks": task_rows(tasks),
-        "groups": group_rows(groups, documents, self_influence(run)),
-        "cells": cell_rows(cells, scores.task_TN, tasks, groups),
+        "groups": group_rows(groups, mixed.documents, self_influence(traced)),
+        "cells": cell_rows(mixed.cells, scores.task_TN, tasks, groups),
         "profiles": profile_values(alike, tasks, groups),
         "concentration": concentration_rows(scores.task_TN, tasks),
-        "layers": layer_rows(scores.layers_TLG, scores.absolute_TL, tasks, names),
+        "layers": layer_rows(scores.layers_TLG, scores.absolute_TL, tasks, layer_names(run)),
         "languages": None if spoken is None else language_values(spoken),
-        "clusters": cluster_values(found),
+        "clusters": cluster_values(mixed.duplicates),
         "suspects": [],
-        "reweighting": reweighting_values(proposal, tasks, groups),
-        "verification": None,
-        "forgetting": None,
-        "notes": [
-            *few_queries(tasks),
-            *groups.notes,
-            *said,
-            *scores.notes,
-            *_nothing_clear(cells, proposal),
-        ],
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "reweighting": reweighting_values(mixed.proposal, tasks, groups),
+        "verification": None if unlearned else checked,
+        "forgetting": checked if unlearned else None,
+        "notes": list(mixed.notes),
+        "seconds": clock.seconds(),
         "folder": str(folder),
         "page": str(options.html or folder / "mixture.html"),
     }
-    by_group = layer_group_rows(scores.layers_TLG, tasks, names, groups)
-    if by_group:
-        write_rows(folder, "layers_by_group", by_group)
-    write_documents(folder, run, scores.task_TN, tasks, groups, cluster_N)
-    write_mixture(folder, result)
-    return result
 
 
 def mixture_folder(run: Run, tasks: Tasks, options: MixtureOptions) -> Path:
@@ -155,17 +285,25 @@ def mixture_folder(run: Run, tasks: Tasks, options: MixtureOptions) -> Path:
     return run.root / "mixtures" / key
 
 
-def self_influence(run: Run) -> np.ndarray | None:
+def self_influence(traced: Traced) -> np.ndarray | None:
     """Each document's influence on itself, from the store.
 
     Returns:
         ``[N]`` in nats per document removed; None without a store.
     """
-    store = open_traced(run, exact=True).store
-    if store is None:
+    if traced.store is None:
         return None
-    column = store.metadata().column("self_influence").to_numpy().astype(np.float64)
+    column = traced.store.metadata().column("self_influence").to_numpy().astype(np.float64)
     return np.asarray(column / len(column))
+
+
+def layer_names(run: Run) -> list[str]:
+    """Names of the tracked layers.
+
+    Returns:
+        In their order.
+    """
+    return [layer.name for layer in layers_of(run.model)]
 
 
 def cluster_values(duplicates: Stage) -> dict[str, Any]:
@@ -192,18 +330,36 @@ def _proposal(
     return propose(cells, tokens_G, importance_T / tasks.means(tasks.tokens_Q))
 
 
-def _nothing_clear(cells: Cells, proposal: Reweighting | None) -> list[str]:
+def _nothing_proposed(cells: Cells, proposal: Reweighting | None) -> list[str]:
     if proposal is not None:
         return []
     clear = int((np.abs(cells.sign_TG) == 1).sum())
     return [
-        f"No re-weighting is proposed: {clear} of {cells.mean_TG.size} cells are clear, and no group "
-        "gains clearly on another."
+        f"No re-weighting is proposed: {clear} of {cells.mean_TG.size} cells are clear, and at an equal "
+        "number of tokens no gain over all tasks is."
     ]
 
 
-def _timed(seconds: dict[str, float], name: str, work: Callable[[], Value]) -> Value:
-    begun = time.perf_counter()
-    found = work()
-    seconds[name] = time.perf_counter() - begun
-    return found
+class Clock:
+    """Seconds of each step; ``of`` is a context manager that adds to them."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Time a step.
+
+        Args:
+            name: Of the step.
+
+        Yields:
+            Nothing.
+        """
+        begun = time.perf_counter()
+        yield
+        self._seconds[name] = time.perf_counter() - begun
+
+    def seconds(self) -> dict[str, float]:
+        """Return seconds of each step that took some."""
+        return {name: round(value, 2) for name, value in self._seconds.items()}

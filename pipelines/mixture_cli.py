@@ -55,6 +55,7 @@ def mixture(
     from pipelines.mixture import run_mixture
     from pipelines.mixture_options import MixtureOptions
     from pipelines.mixture_queries import read_tasks
+    from pipelines.report.mixture_terminal import print_mixture
     from pipelines.runs import open_run
 
     options = MixtureOptions(
@@ -73,6 +74,7 @@ def mixture(
         print(json.dumps(result, ensure_ascii=False))
         return
     out = Console()
+    print_mixture(result, out)
     out.print(f"Tables: {result['folder']}", soft_wrap=True, highlight=False)
 
 

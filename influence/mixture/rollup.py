@@ -7,7 +7,8 @@ are a group's documents, in blocks of whole clusters of near-duplicates. They sp
 of the same task and of as many other documents of the same kind. What is neither a document's nor a
 query's part of a score, but the pair's, is counted three times by such draws (Owen 2007), and once by
 the two-way clustered variance (Cameron, Gelbach & Miller 2011): draws are moved towards the estimate,
-or away from it, until they have that variance. Of a few queries (below eight, say) percentile intervals are too narrow.
+or away from it, until they have that variance. Of a few queries (below eight, say) percentile
+intervals are too narrow.
 
 Scores arrive shard by shard and are summed by block at once: memory is Q x G x B, never Q x N.
 
