@@ -12,10 +12,11 @@ from pipelines.report import mixture_reading as reading
 from pipelines.report.cards import BarRow
 from pipelines.report.charts import Span, bar, interval_dot, ticks
 from pipelines.report.evaluation_page import axis
-from pipelines.report.mixture_reading import Found, Scale, dicts, name_of, scale_of
+from pipelines.report.mixture_reading import Found, dicts, name_of
 from pipelines.report.numbers import SUPERSCRIPT, count, is_number, or_zero, percent
 from pipelines.report.plots import Axis, Line, Mark, Points, plot, room
 from pipelines.report.reading import quoted
+from pipelines.report.scales import Scale, scale_of
 
 MOST_ROWS = 16
 """Groups in a task's chart; of more the most helpful and the most harmful are shown."""
@@ -318,8 +319,9 @@ def _checked_dot(row: Mapping[str, Any], scale: Scale) -> Line:
     limits = pair_of(row.get("measured_low"), row.get("measured_high"), factor)
     clear = limits is not None and limits[0] * limits[1] > 0
     agree = row["predicted"] * row["measured"] >= 0
-    pair = f"{quoted(name_of(row, 'group'), LONGEST_NAME)} on {quoted(name_of(row, 'task'), LONGEST_NAME)}"
-    said = f"{pair}: predicted {scale.words(row['predicted'])}, measured {scale.words(row['measured'])}"
+    group, task = (quoted(name_of(row, key), LONGEST_NAME) for key in ("group", "task"))
+    predicted, measured = scale.words(row["predicted"]), scale.words(row["measured"])
+    said = f"{group} on {task}: predicted {predicted}, measured {measured}"
     return Line(
         points=[(factor * row["predicted"], factor * row["measured"])],
         kind="neutral" if not clear else "pro" if agree else "opp",
