@@ -180,7 +180,8 @@ def _suspect(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(reason: Mapping[str, Any]) -> tuple[str, str, str]:
-    number = plain(reason.get("value"))
+    value = reason.get("value")
+    number = count(value) if isinstance(value, int) else plain(value)
     return (
         shortened(str(reason.get("kind") or ""), LONGEST_NAME),
         shortened(str(reason.get("words") or ""), 2 * LONGEST_EXCERPT),

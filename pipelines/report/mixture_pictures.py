@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pipelines.report import mixture_reading as reading
 from pipelines.report.cards import BarRow
+from pipelines.report.characters import shortened
 from pipelines.report.charts import Span, bar, interval_dot, ticks
 from pipelines.report.evaluation_page import axis
 from pipelines.report.mixture_reading import Found, dicts, name_of
@@ -122,7 +123,7 @@ def half_bars(found: Found) -> list[BarRow]:
     most = max((entry["half_share"] for entry in entries), default=0.0)
     return [
         BarRow(
-            label=name_of(entry, "task"),
+            label=shortened(name_of(entry, "task"), LONGEST_NAME),
             title=quoted(name_of(entry, "task"), LONGEST_NAME),
             drawing=bar(
                 entry["half_share"] / most,
@@ -290,15 +291,15 @@ def agreement_plot(check: Mapping[str, Any]) -> Markup:
     low, high = min(ends + sides[0] + sides[1]), max(ends + sides[0] + sides[1])
     low, high = max(low, x_span.low, y_span.low), min(high, x_span.high, y_span.high)
     equal = [Line(points=[(low, low), (high, high)], kind="random")] if high > low else []
-    unit = f"{scale.unit} a question"
+    unit = scale.unit
     return plot(
         [*_zeros(x_span, y_span), *equal, *lines],
         Axis(
             span=x_span,
             at=tuple(ticks(x_span.low, x_span.high, 8)),
-            name=f"predicted change of the loss, {unit}",
+            name=f"predicted, {unit}",
         ),
-        Axis(span=y_span, name=f"measured change of the loss, {unit}"),
+        Axis(span=y_span, name=f"measured, {unit}"),
         f"Measured against predicted change of the loss for {count(len(rows))} pairs",
         tall=TALLER,
     )

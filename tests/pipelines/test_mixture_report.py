@@ -448,6 +448,7 @@ def test_suspects_show_reasons_duplicates_and_text():
     assert "doc-3-0" in texts
     assert "Its influence on itself is 9 times that of its neighbours." in texts
     assert "0.0310 nats per document removed" in texts
+    assert "5 documents" in texts
 
 
 def test_many_groups_and_tasks_stay_legible():
