@@ -17,9 +17,10 @@ from scipy.spatial.distance import squareform
 from pipelines.report import mixture_reading as reading
 from pipelines.report.cards import short_layer
 from pipelines.report.heat import LEVELS, level
-from pipelines.report.mixture_reading import Found, at, dicts, fixed, name_of, scale_of
+from pipelines.report.mixture_reading import Found, at, dicts, fixed, name_of
 from pipelines.report.numbers import count, is_number, or_zero, percent, plain
 from pipelines.report.reading import quoted
+from pipelines.report.scales import Scale, scale_of
 
 MOST_GROUPS = 60
 """Groups in a matrix; of more the strongest are shown."""
@@ -132,9 +133,7 @@ def influence_matrix(found: Found, key: str) -> Matrix:
     )
 
 
-def _cell(
-    cell: Mapping[str, Any] | None, key: str, scale: reading.Scale, strongest: float
-) -> Square:
+def _cell(cell: Mapping[str, Any] | None, key: str, scale: Scale, strongest: float) -> Square:
     if cell is None or not is_number(cell.get(key)):
         return Square(text="", kind="missing", title="not measured")
     value, effect = float(cell[key]), cell.get("effect")

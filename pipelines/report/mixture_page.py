@@ -5,8 +5,7 @@ Names of tasks and groups and the texts of documents are untrusted: see ``pages`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,48 +15,29 @@ from pipelines.report import mixture_pictures as pictures
 from pipelines.report import mixture_reading as reading
 from pipelines.report.characters import shortened
 from pipelines.report.charts import bar
-from pipelines.report.mixture_reading import Found, dicts, fixed, name_of, scale_of
+from pipelines.report.mixture_reading import Found, dicts, fixed, name_of
+from pipelines.report.mixture_tables import MADE
 from pipelines.report.numbers import count, is_number, or_zero, percent, plain
 from pipelines.report.pages import link_below, page
+from pipelines.report.scales import scale_of
 from pipelines.run_folder import new_file
-
-TABLES = (
-    "cells",
-    "groups",
-    "profiles",
-    "concentration",
-    "layers",
-    "languages",
-    "suspects",
-    "verification",
-)
-"""Files beside mixture.json that the page links to, as .csv and .parquet."""
 
 OPEN_TASKS = 8
 """Tasks whose chart is open; further ones unfold."""
 
-MOST_SUSPECTS, MOST_ROWS = 100, 2_000
-"""Suspects, and rows of a table, on the page; the file holds all."""
+MOST_SUSPECTS = 100
+"""Suspects on the page; the file holds all."""
 
-LONGEST_TEXT, LONGEST_EXCERPT, LONGEST_CELL = 4_000, 160, 160
-"""Characters of a document, of its first line, and of a cell in a table."""
+LONGEST_TEXT, LONGEST_EXCERPT, LONGEST_NAME = 4_000, 160, 80
+"""Characters of a document, of its first line, and of a name."""
 
 MOST_COPIES = 50
 """Near-duplicates of a suspect that are named."""
 
+CORRELATED = ("measured", "predicted")
+
 Links = Mapping[str, list[tuple[str, str]]]
 """By table: names and relative addresses of its files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """What stands behind a picture."""
-
-    head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    links: list[tuple[str, str]]
-    left_out: int
-    """Rows that only the file holds."""
 
 
 def render_mixture(result: Mapping[str, Any], links: Links | None = None) -> str:
@@ -103,7 +83,7 @@ def render_mixture(result: Mapping[str, Any], links: Links | None = None) -> str
         suspects_left_out=max(0, len(dicts(found.get("suspects"))) - MOST_SUSPECTS),
         reweighting=_reweighting(found.get("reweighting") or {}),
         checks=_checks(found),
-        tables={name: make(found, files.get(name, [])) for name, make in _TABLES.items()},
+        tables={name: make(found, files.get(name, [])) for name, make in MADE.items()},
         made=provenance.groups(found),
     )
 
@@ -137,7 +117,7 @@ def links_to(folder: Path, above: Path) -> dict[str, list[tuple[str, str]]]:
         By table, names and addresses relative to the page.
     """
     found: dict[str, list[tuple[str, str]]] = {}
-    for name in TABLES:
+    for name in MADE:
         files = [folder / f"{name}.{kind}" for kind in ("csv", "parquet")]
         linked = [(file.name, link_below(file, above)) for file in files if file.is_file()]
         found[name] = [(label, "./" + quote(link)) for label, link in linked if link]
@@ -200,11 +180,12 @@ def _suspect(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reason(reason: Mapping[str, Any]) -> tuple[str, str, str]:
-    number = plain(reason.get("value"))
+    value = reason.get("value")
+    number = count(value) if isinstance(value, int) else plain(value)
     return (
-        str(reason.get("kind") or ""),
-        str(reason.get("words") or ""),
-        f"{number} {reason.get('unit') or ''}".strip() if number else "",
+        shortened(str(reason.get("kind") or ""), LONGEST_NAME),
+        shortened(str(reason.get("words") or ""), 2 * LONGEST_EXCERPT),
+        shortened(f"{number} {reason.get('unit') or ''}", LONGEST_NAME) if number else "",
     )
 
 
@@ -280,245 +261,3 @@ def _named(check: Mapping[str, Any]) -> dict[str, Any]:
             for entry in entries
         ],
     }
-
-
-def _table(
-    head: tuple[str, ...], rows: Iterable[tuple[object, ...]], links: list[tuple[str, str]]
-) -> Table:
-    every = [tuple(shortened(str(cell), LONGEST_CELL) for cell in row) for row in rows]
-    return Table(
-        head=head, rows=every[:MOST_ROWS], links=links, left_out=max(0, len(every) - MOST_ROWS)
-    )
-
-
-def _between(entry: Mapping[str, Any], key: str) -> str:
-    low, high = plain(entry.get(f"{key}_low")), plain(entry.get(f"{key}_high"))
-    return f"{low} to {high}" if low and high else ""
-
-
-def _cells(found: Found, links: list[tuple[str, str]]) -> Table:
-    return _table(
-        (
-            "Task",
-            reading.noun(found, 1).capitalize(),
-            "Documents",
-            "Mean, nats per document",
-            "95 % interval",
-            "Total, nats",
-            "95 % interval of the total",
-            "Positive, nats",
-            "Negative, nats",
-            "q",
-            "Effect",
-        ),
-        (
-            (
-                name_of(c, "task"),
-                name_of(c, "group"),
-                count(c.get("documents")),
-                plain(c.get("mean")),
-                _between(c, "mean"),
-                plain(c.get("total")),
-                _between(c, "total"),
-                plain(c.get("positive")),
-                plain(c.get("negative")),
-                plain(c.get("q"), 2),
-                reading.EFFECTS.get(c.get("effect"), ""),
-            )
-            for c in dicts(found.get("cells"))
-        ),
-        links,
-    )
-
-
-def _groups(found: Found, links: list[tuple[str, str]]) -> Table:
-    return _table(
-        (
-            reading.noun(found, 1).capitalize(),
-            "Documents",
-            "Near-duplicates counted once",
-            "Tokens",
-            "Mean self-influence, nats per document",
-        ),
-        (
-            (
-                name_of(g),
-                count(g.get("documents")),
-                count(g.get("clusters")),
-                count(g.get("tokens")),
-                plain(g.get("self_influence")),
-            )
-            for g in dicts(found.get("groups"))
-        ),
-        links,
-    )
-
-
-def _profiles(found: Found, links: list[tuple[str, str]]) -> Table:
-    profiles = found.get("profiles") or {}
-    names = [str(name) for name in profiles.get("groups") or []]
-    noun = reading.noun(found, 1)
-    return _table(
-        (f"First {noun}", f"Second {noun}", "Correlation", "95 % interval", "They act"),
-        (
-            (
-                first,
-                second,
-                fixed(reading.at(profiles, "correlation", i, j)),
-                " to ".join(
-                    filter(
-                        None, (fixed(reading.at(profiles, end, i, j)) for end in ("low", "high"))
-                    )
-                ),
-                reading.at(profiles, "relation", i, j) or "",
-            )
-            for i, first in enumerate(names)
-            for j, second in enumerate(names[:i])
-        ),
-        links,
-    )
-
-
-def _tails(found: Found, links: list[tuple[str, str]]) -> Table:
-    entries = [(entry, entry.get("tail") or {}) for entry in dicts(found.get("concentration"))]
-    return _table(
-        (
-            "Task",
-            "Documents",
-            "Carry half",
-            "Share that carries half",
-            "Exponent of the tail",
-            "95 % interval",
-            "Tail from, nats",
-            "Documents in the tail",
-        ),
-        (
-            (
-                name_of(entry, "task"),
-                count(entry.get("documents")),
-                count(entry.get("half")),
-                percent(entry.get("half_share")),
-                plain(tail.get("exponent")),
-                f"{plain(tail.get('low'))} to {plain(tail.get('high'))}" if tail.get("low") else "",
-                plain(tail.get("from")),
-                count(tail.get("documents")),
-            )
-            for entry, tail in entries
-        ),
-        links,
-    )
-
-
-def _layers(found: Found, links: list[tuple[str, str]]) -> Table:
-    return _table(
-        ("Task", "Layer", "Total, nats", "Sum of sizes, nats"),
-        (
-            (
-                name_of(e, "task"),
-                name_of(e, "layer"),
-                plain(e.get("total")),
-                plain(e.get("absolute")),
-            )
-            for e in dicts(found.get("layers"))
-        ),
-        links,
-    )
-
-
-def _language_pairs(found: Found, links: list[tuple[str, str]]) -> Table:
-    languages = found.get("languages") or {}
-
-    def number(key: str, i: int, j: int) -> str:
-        return plain(reading.at(languages, key, i, j))
-
-    return _table(
-        (
-            "Asked in",
-            "Documents in",
-            "Questions",
-            "Mean reciprocal rank",
-            "95 % interval",
-            "BM25",
-            "Chance",
-            "Same fact, nats per document",
-            "Other facts, nats per document",
-        ),
-        (
-            (
-                query,
-                document,
-                count(reading.at(languages, "queries_of", i, j)),
-                number("mrr", i, j),
-                " to ".join(filter(None, (number("mrr_low", i, j), number("mrr_high", i, j)))),
-                number("bm25", i, j),
-                number("random", i, j),
-                number("same_fact", i, j),
-                number("other_facts", i, j),
-            )
-            for i, query in enumerate(languages.get("queries") or [])
-            for j, document in enumerate(languages.get("documents") or [])
-        ),
-        links,
-    )
-
-
-def _suspects(found: Found, links: list[tuple[str, str]]) -> Table:
-    return _table(
-        ("Rank", "Document", "Suspicion", "Reasons"),
-        (
-            (
-                count(e.get("rank")),
-                name_of(e, "id"),
-                percent(e.get("suspicion")),
-                " ".join(str(reason.get("words") or "") for reason in dicts(e.get("reasons"))),
-            )
-            for e in dicts(found.get("suspects"))
-        ),
-        links,
-    )
-
-
-def _check_rows(found: Found, links: list[tuple[str, str]]) -> Table:
-    return _changes(found, "verification", links)
-
-
-def _forgotten(found: Found, links: list[tuple[str, str]]) -> Table:
-    return _changes(found, "forgetting", links)
-
-
-def _changes(found: Found, key: str, links: list[tuple[str, str]]) -> Table:
-    return _table(
-        (
-            "Task",
-            reading.noun(found, 1).capitalize(),
-            "Predicted change, nats a question",
-            "95 % interval",
-            "Measured change, nats a question",
-            "95 % interval of the measured",
-        ),
-        (
-            (
-                name_of(row, "task"),
-                name_of(row, "group"),
-                plain(row.get("predicted")),
-                _between(row, "predicted"),
-                plain(row.get("measured")),
-                _between(row, "measured"),
-            )
-            for row in dicts((found.get(key) or {}).get("rows"))
-        ),
-        links,
-    )
-
-
-_TABLES = {
-    "cells": _cells,
-    "groups": _groups,
-    "profiles": _profiles,
-    "concentration": _tails,
-    "layers": _layers,
-    "languages": _language_pairs,
-    "suspects": _suspects,
-    "verification": _check_rows,
-    "forgetting": _forgotten,
-}

@@ -10,12 +10,14 @@ from markupsafe import Markup
 
 from pipelines.report import mixture_reading as reading
 from pipelines.report.cards import BarRow
+from pipelines.report.characters import shortened
 from pipelines.report.charts import Span, bar, interval_dot, ticks
 from pipelines.report.evaluation_page import axis
-from pipelines.report.mixture_reading import Found, Scale, dicts, name_of, scale_of
+from pipelines.report.mixture_reading import Found, dicts, name_of
 from pipelines.report.numbers import SUPERSCRIPT, count, is_number, or_zero, percent
 from pipelines.report.plots import Axis, Line, Mark, Points, plot, room
 from pipelines.report.reading import quoted
+from pipelines.report.scales import Scale, scale_of
 
 MOST_ROWS = 16
 """Groups in a task's chart; of more the most helpful and the most harmful are shown."""
@@ -121,7 +123,7 @@ def half_bars(found: Found) -> list[BarRow]:
     most = max((entry["half_share"] for entry in entries), default=0.0)
     return [
         BarRow(
-            label=name_of(entry, "task"),
+            label=shortened(name_of(entry, "task"), LONGEST_NAME),
             title=quoted(name_of(entry, "task"), LONGEST_NAME),
             drawing=bar(
                 entry["half_share"] / most,
@@ -289,15 +291,15 @@ def agreement_plot(check: Mapping[str, Any]) -> Markup:
     low, high = min(ends + sides[0] + sides[1]), max(ends + sides[0] + sides[1])
     low, high = max(low, x_span.low, y_span.low), min(high, x_span.high, y_span.high)
     equal = [Line(points=[(low, low), (high, high)], kind="random")] if high > low else []
-    unit = f"{scale.unit} a question"
+    unit = scale.unit
     return plot(
         [*_zeros(x_span, y_span), *equal, *lines],
         Axis(
             span=x_span,
             at=tuple(ticks(x_span.low, x_span.high, 8)),
-            name=f"predicted change of the loss, {unit}",
+            name=f"predicted, {unit}",
         ),
-        Axis(span=y_span, name=f"measured change of the loss, {unit}"),
+        Axis(span=y_span, name=f"measured, {unit}"),
         f"Measured against predicted change of the loss for {count(len(rows))} pairs",
         tall=TALLER,
     )
@@ -318,8 +320,9 @@ def _checked_dot(row: Mapping[str, Any], scale: Scale) -> Line:
     limits = pair_of(row.get("measured_low"), row.get("measured_high"), factor)
     clear = limits is not None and limits[0] * limits[1] > 0
     agree = row["predicted"] * row["measured"] >= 0
-    pair = f"{quoted(name_of(row, 'group'), LONGEST_NAME)} on {quoted(name_of(row, 'task'), LONGEST_NAME)}"
-    said = f"{pair}: predicted {scale.words(row['predicted'])}, measured {scale.words(row['measured'])}"
+    group, task = (quoted(name_of(row, key), LONGEST_NAME) for key in ("group", "task"))
+    predicted, measured = scale.words(row["predicted"]), scale.words(row["measured"])
+    said = f"{group} on {task}: predicted {predicted}, measured {measured}"
     return Line(
         points=[(factor * row["predicted"], factor * row["measured"])],
         kind="neutral" if not clear else "pro" if agree else "opp",

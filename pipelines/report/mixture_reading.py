@@ -6,7 +6,6 @@ None and never 0.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from pipelines.errors import RunError
 from pipelines.report.numbers import MINUS, count, finite, is_number, or_zero, percent, plain
 from pipelines.report.reading import LARGE_SCORE, cautions, quoted
+from pipelines.report.scales import scale_of
 
 MIXTURE_FORMAT = 1
 """The format of mixture.json that page and terminal read."""
@@ -24,18 +24,8 @@ QUESTION = "Which data helps, which hurts, and what to do about it?"
 MOST_NAMED, LONGEST_NAME = 3, 60
 """Names in a sentence, the others are counted; and characters of one."""
 
-MOST_DECIMALS = 6
-
 CLOSE, LOOSE = 0.8, 0.5
 """Rank agreement of predicted and measured changes from which they agree closely, and in part."""
-
-SCALES = (
-    (1e-1, 1.0, "nats"),
-    (1e-4, 1e3, "thousandths of a nat"),
-    (1e-7, 1e6, "millionths of a nat"),
-    (0.0, 1e9, "billionths of a nat"),
-)
-"""From which size on, times what, numbers are shown, and what they then count."""
 
 EFFECTS = {
     "helps": "helps",
@@ -53,54 +43,6 @@ CHECKS = {
 
 Found = Mapping[str, Any]
 Cell = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """The unit and the decimals that a table's numbers share, so that no cell needs powers of ten."""
-
-    factor: float
-    unit: str
-    """What the shown numbers count."""
-    decimals: int
-
-    def text(self, value: object) -> str:
-        """Return a signed number in this scale's unit, without the unit; "" for a missing one.
-
-        One that rounds to zero reads +0.00 or -0.00.
-        """
-        if not is_number(value):
-            return ""
-        sign = "+" if value > 0 else MINUS if value < 0 else ""
-        return f"{sign}{abs(self.factor * value):,.{self.decimals}f}"
-
-    def words(self, value: object) -> str:
-        """Return a signed number with its unit; "" for a missing one."""
-        text = self.text(value)
-        return f"{text} {self.unit}" if text else ""
-
-    def interval(self, low: object, high: object) -> str:
-        """Return both ends of an interval; "" where one is missing."""
-        ends = [self.text(low), self.text(high)]
-        return " to ".join(ends) if all(ends) else ""
-
-
-def scale_of(values: Iterable[object]) -> Scale:
-    """Return the scale that gives the upper quartile of some numbers' sizes three digits.
-
-    Args:
-        values: Numbers in nats; missing ones and zeros do not count.
-
-    Returns:
-        The scale.
-    """
-    sizes = sorted(abs(value) for value in values if is_number(value) and value)
-    if not sizes:
-        return Scale(factor=1.0, unit="nats", decimals=0)
-    typical = sizes[3 * len(sizes) // 4]
-    factor, unit = next((factor, unit) for least, factor, unit in SCALES if typical >= least)
-    digits = 2 - math.floor(math.log10(typical * factor))
-    return Scale(factor=factor, unit=unit, decimals=min(max(0, digits), MOST_DECIMALS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +232,8 @@ def _unclear(found: Found) -> str:
         said.append(f"{count(unclear)} of {count(total)} {pairs} can't be told apart from zero.")
     if unknown:
         said.append(
-            f"{count(unknown)} of {count(total)} {pairs} have no interval: nothing is said about their sign."
+            f"{count(unknown)} of {count(total)} {pairs} have no interval: nothing is said about their "
+            "sign."
         )
     return " ".join(said)
 
@@ -411,10 +354,11 @@ def language_words(languages: Mapping[str, Any]) -> str:
     )
     if not mrr:
         return "No pair of different languages was measured."
+    pairs_of = "pair" if len(mrr) == 1 else "pairs"
     said = [
-        f"Over {len(mrr)} {'pair' if len(mrr) == 1 else 'pairs'} of different languages, the document that states the same fact has a "
-        f"mean reciprocal rank of {plain(statistics.mean(mrr), 2)} among all fact documents of its "
-        "language (1: always first)."
+        f"Over {len(mrr)} {pairs_of} of different languages, the document that states the same fact "
+        f"has a mean reciprocal rank of {plain(statistics.mean(mrr), 2)} among all fact documents of "
+        "its language (1: always first)."
     ]
     said += [
         f"{words} {plain(statistics.mean(values), 2)}."

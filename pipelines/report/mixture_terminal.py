@@ -16,8 +16,9 @@ from rich.text import Text
 from pipelines.report import matrices
 from pipelines.report import mixture_reading as reading
 from pipelines.report.characters import shortened, visible
-from pipelines.report.mixture_reading import Found, dicts, name_of, scale_of
+from pipelines.report.mixture_reading import Found, dicts, name_of
 from pipelines.report.numbers import count, percent
+from pipelines.report.scales import Scale, scale_of
 
 MOST_GROUPS, MOST_SUSPECTS, MOST_WEIGHTS = 20, 8, 12
 """Rows of a table; the page and the files hold all."""
@@ -89,7 +90,7 @@ def _print_cells(found: Found, console: Console) -> None:
     console.print(Text(f"? not told apart from zero; n no interval; - not measured{more}", "dim"))
 
 
-def _cell(cell: Mapping[str, Any] | None, scale: reading.Scale) -> Text:
+def _cell(cell: Mapping[str, Any] | None, scale: Scale) -> Text:
     text = scale.text(cell.get("mean")) if cell else ""
     if not text or cell is None:
         return Text("- ", style="dim")
