@@ -112,26 +112,25 @@ def parroting(
     Returns:
         Index, interval and parts.
     """
-    weights_K = np.clip(np.asarray(scores_K, dtype=float), 0, None)
-    overlaps_K, random_R = (np.asarray(v, dtype=float) for v in (overlaps_K, random_R))
-    kept_K = weights_K > 0
-    weights_K, overlaps_K = weights_K[kept_K], overlaps_K[kept_K]
-    baseline = float(random_R.mean())
+    weights_K, shares_K = np.asarray(scores_K, dtype=float), np.asarray(overlaps_K, dtype=float)
+    weights_K, shares_K = weights_K[weights_K > 0], shares_K[weights_K > 0]
+    drawn_R = np.asarray(random_R, dtype=float)
+    baseline = float(drawn_R.mean())
     if not len(weights_K):
         nan = float("nan")
         return Parroting(
             index=nan, low=nan, high=nan, overlap=nan, baseline=baseline, copied=nan, half=0
         )
     total = weights_K.sum()
-    mean = float(weights_K @ overlaps_K / total)
-    low, high = _interval(weights_K, overlaps_K, random_R, seed)
+    mean = float(weights_K @ shares_K / total)
+    low, high = _interval(weights_K, shares_K, drawn_R, seed)
     return Parroting(
         index=float(_above(mean, baseline)),
         low=low,
         high=high,
         overlap=mean,
         baseline=baseline,
-        copied=float(weights_K[overlaps_K == 1].sum() / total),
+        copied=float(weights_K[shares_K == 1].sum() / total),
         half=int(np.searchsorted(np.sort(weights_K)[::-1].cumsum(), total / 2) + 1),
     )
 
@@ -144,16 +143,16 @@ def _above(mean: np.ndarray | float, baseline: np.ndarray | float) -> np.ndarray
 
 
 def _interval(
-    weights_K: np.ndarray, overlaps_K: np.ndarray, random_R: np.ndarray, seed: int
+    weights_K: np.ndarray, shares_K: np.ndarray, drawn_R: np.ndarray, seed: int
 ) -> tuple[float, float]:
     """Proponents and random documents are drawn again, each among themselves."""
     if len(weights_K) < 2:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
     rows_DK = generator.integers(0, len(weights_K), (DRAWS, len(weights_K)))
-    rows_DR = generator.integers(0, len(random_R), (DRAWS, len(random_R)))
+    rows_DR = generator.integers(0, len(drawn_R), (DRAWS, len(drawn_R)))
     weights_DK = weights_K[rows_DK]
-    mean_D = (weights_DK * overlaps_K[rows_DK]).sum(axis=1) / weights_DK.sum(axis=1)
-    drawn_D = _above(mean_D, random_R[rows_DR].mean(axis=1))
+    mean_D = (weights_DK * shares_K[rows_DK]).sum(axis=1) / weights_DK.sum(axis=1)
+    drawn_D = _above(mean_D, drawn_R[rows_DR].mean(axis=1))
     low, high = np.quantile(drawn_D, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -40,12 +40,13 @@ RULE = (
     "A span is shown if words drawn independently, each as often as in the corpus, would give it in "
     "less than one of a hundred corpora of this size, and two of its tokens are words."
 )
-_ASCII = re.compile(r"[^\W_]+|\S", re.ASCII)
+QUICK = r"[A-Za-z0-9]++(?![^\x00-\x7f])|[!-/:-@\[-`{-~]"
+"""Words and marks of ASCII alone, which need no look at the tables of other scripts."""
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    return re.compile(rf"{word_pattern().pattern}|\S")
+    return re.compile(rf"{QUICK}|{word_pattern().pattern}|\S")
 
 
 def token_spans(text: str) -> list[tuple[int, int]]:
@@ -57,8 +58,7 @@ def token_spans(text: str) -> list[tuple[int, int]]:
     Returns:
         First character of each, and one past the last.
     """
-    pattern = _ASCII if text.isascii() else _pattern()
-    return [match.span() for match in pattern.finditer(text)]
+    return [match.span() for match in _pattern().finditer(text)]
 
 
 def tokens_of(text: str) -> list[str]:
@@ -70,7 +70,7 @@ def tokens_of(text: str) -> list[str]:
     Returns:
         Words as they are written, numbers, marks.
     """
-    return (_ASCII if text.isascii() else _pattern()).findall(text)
+    return _pattern().findall(text)
 
 
 def is_word(token: str) -> bool:
