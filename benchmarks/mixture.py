@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 
 from pipelines import Query, Run, Workers, open_run
-from pipelines.ability_queries import ability_queries
 from pipelines.corpus import read_columns
 from pipelines.duplicates import find_duplicates, read_clusters
 from pipelines.mixture_changes import Predicted
+from pipelines.mixture_groups import counted_tokens
+from pipelines.mixture_queries import read_tasks
 from pipelines.mixture_verify import VerifyOptions, verify_mixture
-from pipelines.queries import read_queries
 from pipelines.runs import open_traced
 from pipelines.scoring import exact_everywhere
-from pipelines.training import read_corpus
 from pipelines.unlearning import Forgetting
 
 
@@ -39,14 +38,11 @@ def predict(run: Run, queries: Sequence[Query], column: str, workers: Workers) -
     names, group_N = np.unique(
         read_columns(run.corpus, [column]).column(column).to_pylist(), return_inverse=True
     )
-    tokens_N = np.zeros(count, int)
-    for chunk in read_corpus(str(run.tokens.path)):
-        tokens_N[chunk.document] += int(chunk.loss.sum())
     return Predicted(
         names=tuple(names.tolist()),
         group_N=group_N,
         cluster_N=read_clusters(find_duplicates(run.corpus, run.root, workers)),
-        tokens_N=tokens_N,
+        tokens_N=counted_tokens(run),
         removed=lambda weights_AN: weights_AN @ scores_QN.T,
     )
 
@@ -116,7 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     run, begun = open_run(asked.run), time.perf_counter()
-    queries = read_queries(asked.queries) if asked.queries else ability_queries(run)
+    queries = read_tasks(asked.queries, run)
     options = VerifyOptions(
         kind=asked.kind,
         seeds=asked.seeds,

@@ -20,12 +20,13 @@ from influence.evaluation.bootstrap import Interval, measure
 from influence.evaluation.discrimination import Statistic, average_precision_of
 from influence.mixture.suspects import suspicion
 from pipelines import Run, Workers, open_run
-from pipelines.ability_queries import ability_queries
 from pipelines.corpus import read_documents
 from pipelines.duplicates import find_duplicates, read_clusters
+from pipelines.mixture_groups import counted_tokens
+from pipelines.mixture_queries import read_tasks
 from pipelines.runs import open_traced
 from pipelines.scoring import exact_everywhere
-from pipelines.suspects import find_suspects, gather_reasons, loss_tokens
+from pipelines.suspects import find_suspects, gather_reasons
 
 
 def precision_at_planted(scores_N: np.ndarray, labels_N: np.ndarray) -> Statistic:
@@ -67,7 +68,7 @@ def planted(run: Run) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 def scores_of(run: Run, workers: Workers) -> tuple[dict[str, np.ndarray], list[str]]:
     """Rankings of the documents, and lines about the list that users get."""
-    queries = ability_queries(run)
+    queries = read_tasks(None, run)
     tasks = list(dict.fromkeys(str(query.task) for query in queries))
     count = run.tokens.info()["documents"]
     scores_QN = exact_everywhere(open_traced(run, exact=True), queries, workers) / count
@@ -85,7 +86,7 @@ def scores_of(run: Run, workers: Workers) -> tuple[dict[str, np.ndarray], list[s
         "suspicion without duplicates": suspicion([r for r in reasons if r.kind != "duplicate"]),
         **{f"only: {reason.kind}": np.nan_to_num(reason.z_N) for reason in reasons},
         "loss alone": loss_N,
-        "loss a token alone": loss_N / loss_tokens(run.tokens),
+        "loss a token alone": loss_N / counted_tokens(run),
         "self-influence alone": meta.column("self_influence").to_numpy().astype(np.float64),
         "random": np.random.default_rng(0).random(count),
     }

@@ -1,7 +1,7 @@
 """Which sources help or hurt which abilities? Scores rolled up by task and group, with intervals.
 
 The story: find near-duplicates, group documents, score them, roll the scores up, check them by
-training again where asked, and write it all down.
+training again where asked, list suspects, and write it all down.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from pipelines.report.mixture_page import write_mixture_page
 from pipelines.run_folder import Stage, clear_leftovers, key_of, locked
 from pipelines.runs import Run, open_traced
 from pipelines.scoring import Traced
+from pipelines.suspects import find_suspects
 from pipelines.worker import layers_of
 
 
@@ -85,7 +86,10 @@ def run_mixture(
         mixed = score_and_roll_up(run, queries, options, workers, clock)
         with clock.of("verification"):
             checked = verify(run, mixed, options, workers)
-    result = describe(run, mixed, checked, options, clock)
+    with clock.of("suspects"):
+        groups = [mixed.groups.names[group] for group in mixed.groups.group_N]
+        suspects = find_suspects(run, mixed.scores.task_TN, groups, mixed.duplicates, workers)
+    result = describe(run, mixed, checked, suspects, options, clock)
     folder = Path(result["folder"])
     write_documents(
         folder,
@@ -211,6 +215,7 @@ def describe(
     run: Run,
     mixed: Mixed,
     checked: dict[str, Any] | None,
+    suspects: list[dict[str, Any]],
     options: MixtureOptions,
     clock: Clock,
 ) -> dict[str, Any]:
@@ -220,6 +225,7 @@ def describe(
         run: The run.
         mixed: The mixture.
         checked: Its verification, where one was asked for.
+        suspects: Documents to look at.
         options: What was asked for.
         clock: Seconds of each step.
 
@@ -253,7 +259,7 @@ def describe(
         "layers": layer_rows(scores.layers_TLG, scores.absolute_TL, tasks, layer_names(run)),
         "languages": None if spoken is None else language_values(spoken),
         "clusters": cluster_values(mixed.duplicates),
-        "suspects": [],
+        "suspects": suspects,
         "reweighting": reweighting_values(mixed.proposal, tasks, groups),
         "verification": None if unlearned else checked,
         "forgetting": checked if unlearned else None,

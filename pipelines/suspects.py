@@ -28,9 +28,9 @@ from pipelines.cluster import Workers, bar
 from pipelines.corpus import read_columns
 from pipelines.duplicates import read_clusters, read_similarity
 from pipelines.gradient_files import load_sketch
+from pipelines.mixture_groups import counted_tokens
 from pipelines.run_folder import Stage
 from pipelines.runs import Run, open_traced
-from pipelines.tokens import read_table, shard_path
 
 TOP = 100
 SKETCH = 4096
@@ -103,7 +103,7 @@ def gather_reasons(
     store = open_traced(run).store
     assert store is not None
     self_N = store.metadata().column("self_influence").to_numpy().astype(np.float64)
-    reasons.append(outliers(self_N, loss_tokens(run.tokens), peer_N))
+    reasons.append(outliers(self_N, counted_tokens(run), peer_N))
     if len(store) <= MOST_COMPARED and store.header.sketch != "factors":
         texts = read_columns(run.corpus, ["text"]).column("text").to_pylist()
         rows_NK, words_NK = nearest_in_words(texts, cluster_N)
@@ -112,24 +112,6 @@ def gather_reasons(
             cosine_NK = cosines(store, rows_NK, workers)
             reasons.append(against_neighbours(cosine_NK, words_NK, peer_N))
     return reasons
-
-
-def loss_tokens(tokens: Stage) -> np.ndarray:
-    """Tokens of each document that carry loss.
-
-    Args:
-        tokens: The sealed token shards.
-
-    Returns:
-        int64 ``[N]``.
-    """
-    info = tokens.info()
-    count_N = np.zeros(info["documents"], np.int64)
-    for shard in range(info["shards"]):
-        table = read_table(shard_path(tokens.path, shard))
-        counted = [sum(one) for one in table.column("loss").to_pylist()]
-        np.add.at(count_N, table.column("document").to_numpy(), counted)
-    return count_N
 
 
 def cosines(
@@ -179,7 +161,7 @@ def _described(
 ) -> list[dict[str, Any]]:
     columns = read_columns(run.corpus, ["id", "language", "text"])
     ids = columns.column("id").to_pylist()
-    cluster_N, tokens_N = read_clusters(clusters), loss_tokens(run.tokens)
+    cluster_N, tokens_N = read_clusters(clusters), counted_tokens(run)
     found = []
     for rank, row in enumerate(chosen, 1):
         members = np.flatnonzero(cluster_N == cluster_N[row]).tolist()

@@ -9,10 +9,8 @@ import pytest
 from pipelines import suspects
 from pipelines.duplicates import find_duplicates
 from pipelines.runs import open_run, open_traced
-from pipelines.suspects import cosines, find_suspects, gather_reasons, loss_tokens
-from pipelines.training import read_corpus
+from pipelines.suspects import cosines, find_suspects, gather_reasons
 from tests.pipelines import small
-from tests.toys import assert_matches
 
 HARMFUL, REPEATED = 3, 7
 
@@ -139,13 +137,6 @@ def test_cosines_are_those_of_the_stored_vectors(run):
     assert np.abs(found - expected).max() < 5 * error
     assert np.sqrt(np.mean((found - expected) ** 2)) < 1.5 * error
     assert (found != again).any()
-
-
-def test_tokens_with_loss_are_counted(run):
-    expected = np.zeros(40, int)
-    for chunk in read_corpus(str(run.tokens.path)):
-        expected[chunk.document] += chunk.loss.sum()
-    assert_matches(loss_tokens(run.tokens), expected)
 
 
 def test_the_list_is_the_same_from_a_moved_run(run, scores_TN, found, tmp_path):
