@@ -18,7 +18,7 @@ from pipelines.report import mixture_reading as reading
 from pipelines.report.cards import short_layer
 from pipelines.report.heat import LEVELS, level
 from pipelines.report.mixture_reading import Found, at, dicts, fixed, name_of
-from pipelines.report.numbers import count, is_number, or_zero, percent, plain
+from pipelines.report.numbers import MINUS, count, is_number, or_zero, percent, plain
 from pipelines.report.reading import quoted
 from pipelines.report.scales import Scale, scale_of
 
@@ -223,39 +223,55 @@ def _relation(profiles: Mapping[str, Any], names: Sequence[str], i: int, j: int)
 
 
 def layer_matrix(found: Found) -> Matrix | None:
-    """Return layers by tasks: each layer's share of the influence's size on a task."""
-    entries = [e for e in dicts(found.get("layers")) if is_number(e.get("absolute"))]
-    tasks = [t for t in reading.tasks_of(found) if any(name_of(e, "task") == t for e in entries)]
-    names = list(dict.fromkeys(name_of(entry, "layer") for entry in entries))
-    if not tasks or not names:
+    """Return layers by tasks: each layer's share of the influence's size on a task.
+
+    Args:
+        found: The analysis.
+
+    Returns:
+        The matrix; signed totals instead where sizes are not known, None where neither is.
+    """
+    key = next(
+        (
+            key
+            for key in ("absolute", "total")
+            if any(is_number(e.get(key)) for e in dicts(found.get("layers")))
+        ),
+        None,
+    )
+    entries = [e for e in dicts(found.get("layers")) if key and is_number(e.get(key))]
+    if key is None or not entries:
         return None
-    own = {(name_of(e, "layer"), name_of(e, "task")): e for e in entries}
-    whole = {t: sum(e["absolute"] for (_, task), e in own.items() if task == t) for t in tasks}
-
-    def share(name: str, task: str) -> float | None:
-        entry = own.get((name, task))
-        return entry["absolute"] / whole[task] if entry and whole[task] > 0 else None
-
-    ranked = sorted(names, key=lambda name: -max(or_zero(share(name, task)) for task in tasks))
-    shown = set(ranked[: MOST_LAYERS - 1] if len(names) > MOST_LAYERS else names)
-    table = [
-        (short_layer(name), [share(name, task) for task in tasks])
+    own = {(name_of(e, "layer"), name_of(e, "task")): float(e[key]) for e in entries}
+    tasks = [task for task in reading.tasks_of(found) if any(t == task for _, t in own)]
+    whole = {t: sum(abs(v) for (_, task), v in own.items() if task == t) for t in tasks}
+    names = list(dict.fromkeys(name for name, _ in own))
+    part = {
+        name: [own[name, t] / whole[t] if (name, t) in own and whole[t] else None for t in tasks]
         for name in names
-        if name in shown
-    ]
+    }
+    ranked = sorted(names, key=lambda name: -max(abs(or_zero(value)) for value in part[name]))
+    shown = set(ranked[: MOST_LAYERS - 1] if len(names) > MOST_LAYERS else names)
+    table = [(short_layer(name), part[name]) for name in names if name in shown]
     rest = [name for name in names if name not in shown]
     if rest:
-        sums: list[float | None] = [sum(or_zero(share(n, task)) for n in rest) for task in tasks]
-        table.append((f"{len(rest)} weaker layers together", sums))
-    most = max((or_zero(value) for _, values in table for value in values), default=0.0)
+        together: list[float | None] = [
+            sum(or_zero(part[name][place]) for name in rest) for place in range(len(tasks))
+        ]
+        table.append((f"{len(rest)} weaker layers together", together))
+    most = max((abs(or_zero(value)) for _, values in table for value in values), default=0.0)
+    square = _share if key == "absolute" else _signed_share
     return Matrix(
         corner="layer",
         columns=tuple(tasks),
         rows=tuple(
-            (name, tuple(_share(name, *pair, most) for pair in zip(tasks, values, strict=True)))
+            (name, tuple(square(name, *pair, most) for pair in zip(tasks, values, strict=True)))
             for name, values in table
         ),
-        unit="share of the summed sizes of all layers' scores on a task",
+        unit="share of the summed sizes of all documents' scores on a task. Columns add up to 100 %"
+        if key == "absolute"
+        else "summed score of all documents as a share of the summed sizes of all layers. + helps, "
+        "− hurts",
     )
 
 
@@ -265,6 +281,14 @@ def _share(layer: str, task: str, value: float | None, most: float) -> Square:
     words = f"{layer} carries {percent(value)} of the influence on {quoted(task, LONGEST_NAME)}"
     kind = f"u{level(value, most)}" if level(value, most) else ""
     return Square(text=percent(value), kind=kind, title=words)
+
+
+def _signed_share(layer: str, task: str, value: float | None, most: float) -> Square:
+    if value is None:
+        return Square(text="", kind="missing", title="not measured")
+    text = ("+" if value > 0 else "") + percent(value).replace("-", MINUS)
+    words = f"{layer} on {quoted(task, LONGEST_NAME)}: {text}"
+    return Square(text=text, kind=_colour(value, most), title=words)
 
 
 def _languages(

@@ -31,6 +31,9 @@ MOST_SUSPECTS = 100
 LONGEST_TEXT, LONGEST_EXCERPT, LONGEST_NAME = 4_000, 160, 80
 """Characters of a document, of its first line, and of a name."""
 
+SIDE_BY_SIDE = 3
+"""Languages up to which both of their matrices stand beside each other."""
+
 MOST_COPIES = 50
 """Near-duplicates of a suspect that are named."""
 
@@ -84,6 +87,7 @@ def render_mixture(result: Mapping[str, Any], links: Links | None = None) -> str
         reweighting=_reweighting(found.get("reweighting") or {}),
         checks=_checks(found),
         tables={name: make(found, files.get(name, [])) for name, make in MADE.items()},
+        documents=files.get("documents", []),
         made=provenance.groups(found),
     )
 
@@ -117,7 +121,7 @@ def links_to(folder: Path, above: Path) -> dict[str, list[tuple[str, str]]]:
         By table, names and addresses relative to the page.
     """
     found: dict[str, list[tuple[str, str]]] = {}
-    for name in MADE:
+    for name in (*MADE, "documents"):
         files = [folder / f"{name}.{kind}" for kind in ("csv", "parquet")]
         linked = [(file.name, link_below(file, above)) for file in files if file.is_file()]
         found[name] = [(label, "./" + quote(link)) for label, link in linked if link]
@@ -149,6 +153,7 @@ def _languages(found: Found) -> dict[str, Any]:
     ranks = matrices.rank_matrix(languages)
     return {
         "ranks": ranks,
+        "side_by_side": ranks is not None and len(ranks.columns) <= SIDE_BY_SIDE,
         "facts": matrices.fact_matrix(languages),
         "words": reading.language_words(languages) if ranks else "",
     }

@@ -445,7 +445,7 @@ def advice(found: Found) -> list[str]:
     rank = (found.get("verification") or {}).get("spearman") or {}
     if not found.get("verification"):
         said.append(
-            "Nothing here was checked by training. Run again with --verify before you change the "
+            "Nothing here was checked by training. Run again with --verify drop before you change the "
             "mixture."
         )
     elif not is_number(rank.get("value")):

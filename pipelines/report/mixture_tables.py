@@ -255,7 +255,41 @@ def _changes(found: Found, key: str, links: list[tuple[str, str]]) -> Table:
     )
 
 
+def _tasks(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _table(
+        ("Task", "Questions", "Mean loss, nats a question", "Mean loss, nats a token"),
+        (
+            (
+                name_of(t),
+                count(t.get("queries")),
+                plain(t.get("loss")),
+                plain(t.get("loss_per_token")),
+            )
+            for t in dicts(found.get("tasks"))
+        ),
+        links,
+    )
+
+
+def _weights(found: Found, links: list[tuple[str, str]]) -> Table:
+    return _table(
+        (reading.noun(found, 1).capitalize(), "Weight", "Tokens now", "Tokens then"),
+        (
+            (
+                name_of(g),
+                plain(g.get("weight")),
+                count(g.get("tokens_now")),
+                count(g.get("tokens_then")),
+            )
+            for g in dicts((found.get("reweighting") or {}).get("groups"))
+        ),
+        links,
+    )
+
+
 MADE = {
+    "tasks": _tasks,
+    "reweighting": _weights,
     "cells": _cells,
     "groups": _groups,
     "profiles": _profiles,

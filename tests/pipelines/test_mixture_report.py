@@ -280,7 +280,7 @@ def test_advice_follows_the_check():
     result["verification"]["spearman"]["value"] = 0.2
     assert reading.advice(result)[0].endswith("do not act on them yet.")
     result["verification"] = None
-    assert "Run again with --verify" in reading.advice(result)[0]
+    assert "Run again with --verify drop" in reading.advice(result)[0]
 
 
 def test_a_predicted_change_counts_only_where_its_interval_is_clear():
@@ -379,6 +379,20 @@ def test_shares_of_layers_add_up_to_one_with_the_weaker_ones_together():
     assert matrix.rows[-1][0] == "53 weaker layers together"
     rest = sum(1.0 + i for i in range(53)) / sum(1.0 + i for i in range(100))
     assert matrix.rows[-1][1][0].text == f"{100 * rest:.0f}\u00a0%"
+
+
+def test_layers_without_sizes_show_signed_shares():
+    result = examples.example(("one", "two"), ("a", "b", "c"))
+    result["layers"] = [
+        {"task": "one", "layer": name, "total": total, "absolute": None}
+        for name, total in (("up", 3.0), ("down", -1.0))
+    ]
+    matrix = matrices.layer_matrix(result)
+    assert [cells[0].text for _, cells in matrix.rows] == ["+75\u00a0%", f"{MINUS}25\u00a0%"]
+    assert [cells[0].kind for _, cells in matrix.rows] == ["p6", "n2"]
+    assert "+ helps" in matrix.unit
+    result["layers"][0]["total"] = result["layers"][1]["total"] = None
+    assert matrices.layer_matrix(result) is None
 
 
 def test_dots_stand_in_order_with_their_intervals():
