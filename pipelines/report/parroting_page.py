@@ -148,14 +148,17 @@ def print_parroting(result: Mapping[str, Any], console: Console) -> None:
     if any(not row["final"] for row in result["summary"]) or len(result["summary"]) > 1:
         console.print(_summary(result["summary"]))
     rows = [row for row in result["rows"] if row["final"]]
+    about = [name for name in ("run", "task") if len({row[name] for row in rows}) > 1]
     table = Table(title="Outputs of the final models", title_justify="left", expand=True)
-    for name in ("run", "task", "index (interval)", "copied", "loss"):
-        table.add_column(name, justify="left" if name in ("run", "task") else "right")
+    for name in about:
+        table.add_column(name)
+    for name in ("index (interval)", "copied", "loss"):
+        table.add_column(name, justify="right")
     table.add_column("output", ratio=1)
     table.add_column("strongest proponent", ratio=1)
     for row in rows[:MOST_ROWS]:
         first = row["top"][0] if row["top"] else None
-        cells = [row["run"], row["task"] or "", value_of(row), percent(row["copied"])]
+        cells = [*(row[name] or "" for name in about), value_of(row), percent(row["copied"])]
         cells += [plain(row["loss"], 2), quoted(row["prompt"] + row["completion"], 60)]
         cells += [shortened(first["text"], 60) if first else ""]
         table.add_row(*(Text(visible(cell)) for cell in cells))

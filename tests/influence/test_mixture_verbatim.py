@@ -107,6 +107,13 @@ def test_the_rarest_come_first_and_single_words_or_marks_tell_nothing():
     assert (alone.expected, alone.telling) == (pytest.approx(1.0), False)
 
 
+def test_marks_alone_tell_nothing_however_rare_they_are():
+    corpus = Texts([[":", ";"], ["a", "b"], ["the"] * 1000])
+    marks, words = spans_of([":", ";", "a", "b"], corpus)
+    assert marks.expected == words.expected < 0.01
+    assert (marks.telling, words.telling) == (False, True)
+
+
 def test_chance_of_a_very_long_span_is_zero_not_an_error():
     assert by_chance([1] * 200, 10**6) == 0.0
     assert by_chance([3], 100) == pytest.approx(3.0)

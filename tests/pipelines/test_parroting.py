@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from influence.mixture.parroting import overlap
 from influence.mixture.verbatim import tokens_of
@@ -13,7 +14,11 @@ from pipelines.errors import RunError
 from pipelines.method_scores import method_scores
 from pipelines.parroting import ParrotingOptions, parroting_table, run_parroting, summarised
 from pipelines.queries import Query
-from pipelines.report.parroting_page import checkpoint_curve, render_parroting
+from pipelines.report.parroting_page import (
+    checkpoint_curve,
+    print_parroting,
+    render_parroting,
+)
 from pipelines.run_folder import locked
 from pipelines.runs import open_run
 from tests.pipelines import small
@@ -115,9 +120,12 @@ def test_runs_are_compared_under_their_names(result, copied, capsys):
     assert [one["run"], two["run"]] == ["small", "twin"]
     assert one["index"] == pytest.approx(two["index"])
     assert guarded(lambda **kw: app([*words, *asked], **kw)) == 0
-    said = capsys.readouterr().out
-    assert "from 0 (generalised) to 1 (copied)" in said
-    assert "The road 7 from Rome to Paris" in " ".join(said.split())
+    assert "from 0 (generalised) to 1 (copied)" in capsys.readouterr().out
+    console = Console(width=200, file=small.quiet().file, record=True)
+    print_parroting(found, console)
+    said = console.export_text()
+    assert "twin" in said
+    assert "The road 7 from Rome to Paris" in said
 
 
 @pytest.mark.parametrize("completion", ["", " \n"])
