@@ -12,12 +12,11 @@ Axes: N rows of the store, K groups, M numbers of a query, b rows of a block.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from gradients_store import storage
@@ -38,7 +37,7 @@ def group_sums(
     """Sum the vectors of each group, or read the sums that were made before.
 
     They are kept in the folder ``<store>-sums``, under a hash of the store's manifest and of the
-    groups, with a checksum; a file that fails it is made again.
+    groups, with a checksum; a file that fails it is made again. Local ones are memory-mapped.
 
     Args:
         store: The store.
@@ -112,28 +111,32 @@ def _place(store: Store, group_N: NDArray[np.int64]) -> tuple[storage.Folder, st
 
 
 def _read(folder: storage.Folder, name: str) -> NDArray[np.float32] | None:
-    if not {f"{name}.npy", f"{name}.json"} <= set(storage.sizes(folder)):
+    present = storage.sizes(folder)
+    if not {f"{name}.float32", f"{name}.json"} <= set(present):
         return None
-    about = _about(storage.read_bytes(folder, f"{name}.json"))
-    data = storage.read_bytes(folder, f"{name}.npy")
-    if about.get("checksum") != storage.checksum(data):
+    shape = _shape(storage.read_bytes(folder, f"{name}.json"), folder, name)
+    if shape is None or present[f"{name}.float32"] != 4 * shape[0] * shape[1]:
         return None
-    sums_KM: NDArray[np.float32] = np.load(io.BytesIO(data), allow_pickle=False)
-    return sums_KM
+    if folder.local:
+        return np.memmap(folder.join(f"{name}.float32"), "<f4", mode="r", shape=shape)
+    data = storage.read_bytes(folder, f"{name}.float32")
+    return np.frombuffer(data, "<f4").reshape(shape)
 
 
-def _about(content: bytes) -> dict[str, Any]:
+def _shape(content: bytes, folder: storage.Folder, name: str) -> tuple[int, int] | None:
+    # None where the description, or the file that it describes, is not what was written.
     try:
         values = json.loads(content)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
+        groups, size = values["shape"]
+        if values["checksum"] != storage.checksum_of(folder, f"{name}.float32"):
+            return None
+    except (ValueError, KeyError, TypeError):
+        return None
+    return int(groups), int(size)
 
 
 def _write(folder: storage.Folder, name: str, sums_KM: NDArray[np.float32]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, sums_KM, allow_pickle=False)
-    data = buffer.getvalue()
-    storage.write_whole(folder, f"{name}.npy", data)
+    data = pa.py_buffer(np.ascontiguousarray(sums_KM, dtype="<f4"))
+    storage.write_whole(folder, f"{name}.float32", data)
     about = {"checksum": storage.checksum(data), "shape": list(sums_KM.shape)}
     storage.write_whole(folder, f"{name}.json", json.dumps(about).encode())

@@ -30,6 +30,10 @@ from pipelines.scoring import Traced, blocks, score_documents, solve
 from pipelines.tokens import read_table, shard_path, write_table
 from pipelines.worker import layers_of
 
+QUERIES_AT_ONCE = 32
+"""Most queries whose full directions, or digits for the store, are held at once."""
+COLUMNS = 1 << 14
+"""Numbers of a vector that are multiplied at once."""
 SUM_GIGABYTES = 2.0
 """Most memory for sums of vectors by block; above, the store is scored query by query."""
 
@@ -231,15 +235,15 @@ def stored_mixture(
     store, count = run.store, len(documents.block_N)
     assert store is not None
     query_QM = np.concatenate(
-        [_vectors(run, block) for block in blocks(run, tasks.queries)]
-    )  # once: a query costs a backward pass
-    task_TM = tasks.weights_TQ @ query_QM
+        [_vectors(run, block) for block in blocks(run, tasks.queries, QUERIES_AT_ONCE)]
+    )
+    task_TM = tasks.weights_TQ.astype(np.float32) @ query_QM
     needed = gradients_store.size_of(store.header, len(documents.group_K))
     notes: tuple[str, ...] = ()
     if needed <= SUM_GIGABYTES * 1e9:
         with bar(workers.console, "Summing vectors by group", count) as advance:
             sum_KM = gradients_store.group_sums(store, documents.block_N, advance)
-        total_QK = query_QM @ sum_KM.T / count
+        total_QK = products(query_QM, sum_KM) / count
         layers_TLG = _by_layer(run, task_TM, sum_KM, documents) / count
         task_TN = _stored_scores(run, task_TM, workers)
     else:
@@ -271,7 +275,24 @@ def stored_mixture(
 def _vectors(run: Traced, queries: Sequence[Query]) -> np.ndarray:
     vectors_QP = solve(run, queries).vectors_QP
     assert vectors_QP is not None
-    return vectors_QP.double().numpy()
+    return vectors_QP.float().numpy()
+
+
+def products(left_XM: np.ndarray, right_YM: np.ndarray) -> np.ndarray:
+    """Inner products in float64, some columns at a time.
+
+    Args:
+        left_XM: Rows.
+        right_YM: Rows of the same length.
+
+    Returns:
+        ``[X, Y]``.
+    """
+    found_XY = np.zeros((len(left_XM), len(right_YM)))
+    for start in range(0, left_XM.shape[1], COLUMNS):
+        own = slice(start, start + COLUMNS)
+        found_XY += left_XM[:, own].astype(np.float64) @ right_YM[:, own].astype(np.float64).T
+    return found_XY
 
 
 def _streamed(
@@ -298,24 +319,25 @@ def _by_layer(
 ) -> np.ndarray:
     """Products layer by layer: each has its own stretch of a vector."""
     sketch = load_sketch(run.specs[0].sketch)
-    sum_GM = group_totals(sum_KM.T.astype(np.float64), documents).T
     parts, start = [], 0
     for name, (out, inputs) in sketch.shapes.items():
         size = out * inputs if sketch.kind == "factors" else sketch.size(name)
         own = slice(start, start + size)
-        parts.append(task_TM[:, own] @ sum_GM[:, own].T)
+        parts.append(group_totals(products(task_TM[:, own], sum_KM[:, own]), documents))
         start += size
     return np.stack(parts, axis=1)
 
 
 def _fact_scores(run: Traced, query_QM: np.ndarray, rows: Sequence[int]) -> np.ndarray:
-    """Scores of some documents, from a pass over the store."""
+    """Scores of some documents, from a pass over the store for each block of queries."""
     assert run.store is not None
     wanted = np.asarray(rows, np.int64)
     found_QF = np.empty((len(query_QM), len(wanted)))
     if not len(wanted):
         return found_QF
-    for first, scores_QD in gradients_store.all_scores(run.store, query_QM):
-        here_F = (wanted >= first) & (wanted < first + scores_QD.shape[1])
-        found_QF[:, here_F] = scores_QD[:, wanted[here_F] - first]
+    for start in range(0, len(query_QM), QUERIES_AT_ONCE):
+        own = slice(start, start + QUERIES_AT_ONCE)
+        for first, scores_qD in gradients_store.all_scores(run.store, query_QM[own]):
+            here_F = (wanted >= first) & (wanted < first + scores_qD.shape[1])
+            found_QF[own, here_F] = scores_qD[:, wanted[here_F] - first]
     return found_QF / len(run.store)

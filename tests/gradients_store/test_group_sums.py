@@ -79,7 +79,7 @@ def test_another_store_in_the_same_place_gets_sums_of_its_own(make_store, make_h
     np.testing.assert_allclose(new.sum(axis=0), vector_NP.sum(axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("suffix", [".float32", ".json"])
 def test_a_damaged_file_of_sums_is_made_again(watched, suffix):
     store, passes = watched
     first = group_sums(store, GROUP_N)
