@@ -122,7 +122,10 @@ def report(parts: Sequence[Any]) -> str:
         f"{planted.memorised} arbitrary facts, each in {planted.repeats} equal documents; "
         f"{planted.rule} names that follow a rule, one document each; {planted.others} other "
         f"documents. Asked: {planted.memorised} memorised, {planted.asked} rule-like that are "
-        f"stated once, {planted.asked} rule-like that no document states.",
+        f"stated once, {planted.asked} rule-like that no document states. Scores are "
+        "means over six saved states, but for the final state alone. The mean overlap of the 100 best "
+        "documents counts equal documents, and equal documents are how memorised facts were planted: it "
+        "has to be right here. The index finds out from influence.",
         "",
     ]
     for seed, runs, asked, result, alone, seconds in parts:

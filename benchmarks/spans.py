@@ -1,8 +1,8 @@
 """Verbatim spans: are they all there, how large is the index, how long does a query take?
 
-Every span of held-out outputs is looked for by brute force (a search through all the corpus's text
-for every one of an output's spans), in the embedded corpus and in a parquet file of one's own; the
-index must give the same maximal spans, with the same counts. Size and time are measured on a corpus
+Every span of held-out outputs is looked for by brute force (compared with every stretch of its length
+of the corpus), in the embedded corpus and in a parquet file of one's own; the index must give the same
+maximal spans, with the same counts. Size and time are measured on a corpus
 of installed packages' sources:
 
     python benchmarks/spans.py --megabytes 50 --mixture documents.parquet
@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,8 @@ def main() -> None:
         "",
         "## Equal to brute force",
         "",
-        f"{HELD} held-out documents, their first {LONGEST} tokens; each of their spans is looked for in "
-        "all texts.",
+        f"{HELD} held-out documents, their first {LONGEST} tokens; each of their spans is compared with "
+        "every stretch of its length of all texts; counts must be the same too.",
         "",
         "| corpus | documents | tokens | outputs | spans looked for | maximal | equal | longest |",
         "|---|---|---|---|---|---|---|---|",
@@ -126,44 +126,67 @@ def checked(name: str, texts: Sequence[str], folder: Path) -> str:
     with Workers(0, None) as workers:
         stage = build_suffix_arrays(corpus_of(kept, folder), folder, workers, part_bytes=1 << 19)
     arrays = SuffixArrays(stage)
-    # a token holds no white space: one a line, an empty line between documents
-    lines = "\n".join("\n" + "".join(f"{t}\n" for t in tokens_of(text)) for text in kept)
-    looked, maximal, equal, longest = 0, 0, 0, 0
-    for text in held:
-        tokens = tokens_of(text)[:LONGEST]
-        expected = brute_force(tokens, lines)
-        found = {(s.first, s.last): s.count for s in spans_of(tokens, arrays)}
-        looked += len(tokens) * (len(tokens) + 1) // 2
-        maximal += len(expected)
-        equal += found == expected
-        longest = max([longest, *(last - first for first, last in expected)])
+    outputs = [tokens_of(text)[:LONGEST] for text in held]
+    expected = brute_force(outputs, [tokens_of(text) for text in kept])
+    found = [{(s.first, s.last): s.count for s in spans_of(tokens, arrays)} for tokens in outputs]
+    looked = sum(len(tokens) * (len(tokens) + 1) // 2 for tokens in outputs)
+    equal = sum(one == other for one, other in zip(found, expected, strict=True))
+    longest = max(last - first for one in expected for first, last in one)
     return (
         f"| {name} ({stage.info()['parts']} parts) | {len(kept):,} | {arrays.size:,} | {len(held)} | "
-        f"{looked:,} | {maximal:,} | {equal} of {len(held)} | {longest} |"
+        f"{looked:,} | {sum(map(len, expected)):,} | {equal} of {len(held)} | {longest} |"
     )
 
 
-def brute_force(tokens: Sequence[str], lines: str) -> dict[tuple[int, int], int]:
-    """Every span is looked for; those that a longer one holds are left out. Values are counts."""
-    count = len(tokens)
-    stands = {}
-    for first in range(count):
-        for last in range(first + 1, count + 1):
-            wanted = "\n" + "".join(f"{token}\n" for token in tokens[first:last])
-            if wanted in lines:
-                stands[first, last] = wanted
-    return {
-        (first, last): sum(1 for _ in occurrences(wanted, lines))
-        for (first, last), wanted in stands.items()
-        if (first - 1, last) not in stands and (first, last + 1) not in stands
-    }
+def brute_force(
+    outputs: Sequence[Sequence[str]], documents: Sequence[Sequence[str]]
+) -> list[dict[tuple[int, int], int]]:
+    """Every span of every output is compared with every stretch of its length of the corpus.
+
+    Stretches are compared by 64-bit hashes; those over the border of a document hold a number that no
+    output has. Spans that a longer one holds are left out. Values are counts.
+    """
+    generator = np.random.default_rng(0)
+    numbers: dict[str, int] = {}
+    flat: list[int] = []
+    for tokens in documents:
+        flat += [0, *(numbers.setdefault(token, len(numbers) + 1) for token in tokens)]
+    asked = [
+        [numbers.setdefault(token, len(numbers) + 1) for token in tokens] for tokens in outputs
+    ]
+    values = generator.integers(1, 1 << 63, len(numbers) + 1, dtype=np.uint64)
+    factor = np.uint64(0x9E3779B97F4A7C15)
+    corpus = values[np.array(flat)]
+    own = [values[np.array(tokens)] for tokens in asked]
+    corpus_hash, own_hash = np.zeros_like(corpus), [np.zeros_like(one) for one in own]
+    stands: list[dict[tuple[int, int], int]] = [{} for _ in outputs]
+    for size in range(1, LONGEST + 1):
+        corpus_hash = _longer(corpus_hash, corpus, size, factor)
+        own_hash = [_longer(h, v, size, factor) for h, v in zip(own_hash, own, strict=True)]
+        wanted = np.unique(np.concatenate(own_hash))
+        if not len(wanted):
+            break
+        places = np.searchsorted(wanted, corpus_hash).clip(max=len(wanted) - 1)
+        hits = places[wanted[places] == corpus_hash]
+        counts = np.bincount(hits, minlength=len(wanted))
+        for found, hashes in zip(stands, own_hash, strict=True):
+            for first, count in enumerate(counts[np.searchsorted(wanted, hashes)].tolist()):
+                if count:
+                    found[first, first + size] = count
+    return [
+        {
+            (first, last): count
+            for (first, last), count in found.items()
+            if (first - 1, last) not in found and (first, last + 1) not in found
+        }
+        for found in stands
+    ]
 
 
-def occurrences(wanted: str, lines: str) -> Iterator[int]:
-    place = lines.find(wanted)
-    while place >= 0:
-        yield place
-        place = lines.find(wanted, place + 1)
+def _longer(hashes: np.ndarray, values: np.ndarray, size: int, factor: np.uint64) -> np.ndarray:
+    """Hashes of all stretches of a size, from those that are one token shorter."""
+    count = max(0, len(values) - size + 1)
+    return hashes[:count] * factor + values[size - 1 : size - 1 + count]
 
 
 # -- size and time --------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ from pipelines.worker import language_model
 FORMAT = 1
 METHOD = "ekfac"
 FITTED = 0.05
-"""Nats; where the mean loss of the outputs of one state is lower, its documents may have no gradient."""
+"""Nats; below this median loss of the outputs, documents may have no gradient left."""
 SHOWN = 3
 """Proponents that are named for each output."""
 
@@ -138,10 +138,10 @@ def _notes(
     for run in runs:
         last = [row["loss"] for row in rows if row["final"] and row["run"] == run.config.name]
         single = options.alone or run.config.train == "none"
-        if single and np.mean(last) < FITTED:
+        if single and np.median(last) < FITTED:
             notes.append(
-                f"{run.config.name}: one state was looked at, and the mean loss of its outputs is "
-                f"{np.mean(last):.2g} nats. Documents that are learned so well have hardly a gradient "
+                f"{run.config.name}: one state was looked at, and the median loss of its outputs is "
+                f"{np.median(last):.2g} nats. Documents that are learned so well have hardly a gradient "
                 "left, so that copies seem to have no influence: do not read a low index as "
                 "abstraction. A run that trains its model keeps states where they have."
             )

@@ -29,7 +29,7 @@ from pipelines.run_folder import Stage, key_of, seal
 from pipelines.tokens import read_table, shard_path, write_table
 
 PART_BYTES = 32 << 20
-"""UTF-8 bytes of one part's documents, about; a task takes some 20 times as much memory."""
+"""UTF-8 bytes of one part's documents, about; a task takes some ten times as much memory."""
 STAGE = "suffixes"
 KINDS = ("vocabulary", "suffixes", "documents")
 """Files of a part, in the order in which they are written."""

@@ -7,8 +7,9 @@ of document m with the output; the baseline is that of documents drawn at random
 .. math:: \text{index} = \max\Big(0, \frac{\sum_m w_m o_m - b}{1 - b}\Big), \qquad
     w_m = \frac{\max(0, s_m)}{\sum_k \max(0, s_k)}, \qquad b = \frac1R \sum_r o_r
 
-1: what made the output likely holds all its words in a row, as a copy does. 0: it holds no more of
-them than any document, as where a rule was learned from documents about other things.
+1: what made the output likely holds all its words, as a copy does. 0: it holds no more of them than
+any document, as where a rule was learned from documents about other things. In between it compares
+outputs of one corpus: documents of one wording share some of it whether they were copied or not.
 
 :math:`o_m` looks at the output and at most `CONTEXT` tokens of the prompt before it: the share of these
 tokens that lie in spans of at least two tokens which the document holds too, and which hold a token
@@ -37,7 +38,7 @@ DRAWS, LEVEL = 1000, 0.95
 """Of the interval."""
 DEFINITION = (
     "Index: the lexical overlap of the output with its proponents, weighted by their positive "
-    "influence, above that of random documents; 1: all that made it likely holds its words in a row "
+    "influence, above that of random documents; 1: all that made it likely holds its words "
     "(copied), 0: no more of them than any document does (generalised)."
 )
 

@@ -5,7 +5,7 @@ Outputs and documents are untrusted text: see ``pages``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from pipelines.run_folder import new_file
 
 MOST_ROWS = 40
 """Outputs in a table of the terminal."""
+MOST_NAMED = 2
+"""Means that are named one by one in the sentence that begins a page."""
 KINDS = ("curve", "against", "random")
 """Classes of the lines of a picture, one a task; more tasks share the last."""
 
@@ -66,20 +68,25 @@ def write_parroting_page(result: Mapping[str, Any], path: Path) -> Path:
 
 
 def answer(result: Mapping[str, Any]) -> str:
-    """The result in words: the mean index of each run's final model."""
-    said = []
-    for row in result["summary"]:
-        if row["final"]:
-            what = f"{row['task']}: " if row["task"] else ""
-            said.append(f"{row['run']}, {what}{value_of(row)} over {count(row['queries'])} outputs")
-    return f"Mean index, from 0 (generalised) to 1 (copied): {'; '.join(said)}."
+    """The result in words: the mean index of the final models, of many groups the ends."""
+    rows = [row for row in result["summary"] if row["final"]]
+    known = sorted((row for row in rows if is_number(row["index"])), key=lambda r: -r["index"])
+    if not known:
+        return "No output has a document that made it likelier, so nothing is known of copying."
+    named = known if len(known) <= MOST_NAMED else [known[0], known[-1]]
+    between = "; " if len(known) <= MOST_NAMED else " down to "
+    said = between.join(
+        f"{value_of(row)} ({', '.join(name for name in (row['run'], row['task']) if name)})"
+        for row in named
+    )
+    return f"Mean index of the final models, from 0 (generalised) to 1 (copied): {said}."
 
 
 def value_of(row: Mapping[str, Any]) -> str:
     """An index with its interval, in words; a missing one is said to be missing."""
     if not is_number(row["index"]):
         return "not known"
-    limits = f" ({row['low']:.2f} to {row['high']:.2f})" if is_number(row["low"]) else ""
+    limits = f" [{row['low']:.2f} to {row['high']:.2f}]" if is_number(row["low"]) else ""
     return f"{row['index']:.2f}{limits}"
 
 
@@ -100,7 +107,19 @@ def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run(result: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     own = [row for row in result["summary"] if row["run"] == run["name"]]
-    return {**run, "picture": checkpoint_curve(own)}
+    tasks = dict.fromkeys(str(row["task"] or "all outputs") for row in own)
+    return {
+        **run,
+        "picture": checkpoint_curve(own),
+        "lines": list(zip(_lines(), tasks, strict=False)),
+    }
+
+
+def _lines() -> Iterator[str]:
+    """How the line of each task looks, as the classes of `KINDS`."""
+    yield from ("pro", "opp")
+    while True:
+        yield "grey"
 
 
 def checkpoint_curve(rows: Sequence[Mapping[str, Any]]) -> Markup:
@@ -124,7 +143,6 @@ def checkpoint_curve(rows: Sequence[Mapping[str, Any]]) -> Markup:
         kind = KINDS[min(number, len(KINDS) - 1)]
         both = limits if len(limits) == len(points) else []
         lines.append(Line(points=points, kind=kind, limits=both))
-        lines.append(Line(points=points, kind=kind, dots=True))
     space = 0.02 * (steps[-1] - steps[0])
     return plot(
         lines,

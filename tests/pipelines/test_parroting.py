@@ -15,6 +15,7 @@ from pipelines.method_scores import method_scores
 from pipelines.parroting import ParrotingOptions, parroting_table, run_parroting, summarised
 from pipelines.queries import Query
 from pipelines.report.parroting_page import (
+    answer,
     checkpoint_curve,
     print_parroting,
     render_parroting,
@@ -90,6 +91,18 @@ def test_means_have_an_interval_only_over_several_outputs(result):
     assert (row["queries"], row["missing"], row["index"], row["low"]) == (2, 1, 0.5, None)
     [row] = summarised([missing])
     assert (row["index"], row["low"], row["high"]) == (None, None, None)
+
+
+def test_the_answer_names_few_means_one_by_one_and_of_many_the_ends():
+    row = {"run": "r", "final": True, "low": None, "high": None}
+    rows = [
+        {**row, "task": name, "index": value}
+        for name, value in zip("abc", (0.2, 0.9, None), strict=True)
+    ]
+    assert answer({"summary": rows}).endswith("0.90 (r, b); 0.20 (r, a).")
+    more = [*rows, {**row, "task": None, "index": 0.5}]
+    assert answer({"summary": more}).endswith("0.90 (r, b) down to 0.20 (r, a).")
+    assert "nothing is known" in answer({"summary": rows[2:]})
 
 
 def test_files_hold_what_was_found_and_the_page_keeps_texts_inert(result):
