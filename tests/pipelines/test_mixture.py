@@ -18,7 +18,7 @@ from pipelines.answers import loss_of
 from pipelines.cluster import Workers
 from pipelines.corpus import document_ids
 from pipelines.errors import RunError
-from pipelines.mixture import run_mixture
+from pipelines.mixture import Clock, run_mixture, score_and_roll_up
 from pipelines.mixture_files import read_mixture
 from pipelines.mixture_options import MixtureOptions
 from pipelines.mixture_queries import read_tasks
@@ -298,6 +298,42 @@ def test_sums_that_are_too_large_give_way_to_single_scores(run, monkeypatch):
         assert a["mean"] == pytest.approx(b["mean"], rel=1e-4)
     assert found["layers"] == []
     assert any("each document was scored for each query instead" in n for n in found["notes"])
+
+
+# -- verification ---------------------------------------------------------------------------------
+
+
+def test_what_is_checked_is_what_the_scores_predict(run, result, tmp_path, dense):
+    """As many tokens of each source are left out: all of the smaller one."""
+    own = open_run(shutil.copytree(run.root, tmp_path / "small"))
+    found = mixed(own, verify="drop", seeds=1)["verification"]
+    assert found["kind"] == "drop"
+    assert [(row["task"], row["group"]) for row in found["rows"]] == [
+        (task, group) for task in TASKS for group in "ab"
+    ]
+    assert all(row["measured"] is not None for row in found["rows"])
+    smaller = min(result["groups"], key=lambda group: group["tokens"])["name"]
+    for row in found["rows"]:
+        if row["group"] == smaller:  # all of it is left out
+            task = dense[of_task(row["task"])][:, sources(run) == smaller]
+            assert_close(row["predicted"], task.mean(axis=0).sum(), dense)
+
+
+def test_predictions_are_sums_over_what_is_taken_away(run, dense):
+    share_AN = np.random.default_rng(0).integers(-1, 2, (3, 40))
+    with here() as pool:
+        exact = score_and_roll_up(run, ASKED, FAST, pool, Clock())
+        stored = score_and_roll_up(run, ASKED, replace(FAST, store=True), pool, Clock())
+    assert_close(exact.scores.removed(share_AN), share_AN @ dense.T, dense)
+    by_task = np.stack([(share_AN @ dense.T)[:, of_task(task)].mean(axis=1) for task in TASKS], 1)
+    np.testing.assert_allclose(
+        stored.scores.removed(share_AN), by_task, rtol=0, atol=0.02 * np.abs(by_task).max()
+    )
+
+
+def test_a_reweighting_is_not_checked_where_none_is_proposed(run):
+    with pytest.raises(RunError, match="no re-weighting is proposed"):
+        mixed(run, by="dataset", verify="reweight")  # one group: nothing to weigh against it
 
 
 # -- files ----------------------------------------------------------------------------------------
