@@ -106,7 +106,7 @@ def answer(result: Mapping[str, Any]) -> str:
         span = f"one span that stands word for word in the {where}"
         return f"{share} of it lies in {span}: {quoted(first['text'])}, {times(first)}."
     spans = f"{count(result['shown'])} spans that stand word for word in the {where}"
-    rarest = f"The rarest, {quoted(first['text'])}, stands {times(first)}."
+    rarest = f"The one of the rarest words, {quoted(first['text'])}, stands {times(first)}."
     return f"{share} of it lies in {spans}. {rarest}"
 
 

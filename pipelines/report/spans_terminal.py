@@ -51,8 +51,11 @@ def strip_text(result: Mapping[str, Any], *, plain: bool, limit: int = LONGEST_S
     Returns:
         One text.
     """
-    line, left = Text(), limit
+    line, left, rank = Text(), limit, 0
     for piece in reading.pieces(result):
+        if plain and piece.rank != rank:
+            line.append("}" * (rank > 0) + f"{{{piece.rank}:" * (piece.rank > 0))
+            rank = piece.rank
         shown = piece.text[: max(0, left)]
         hidden = piece.hidden + len(piece.text) - len(shown)
         left -= len(shown)
@@ -60,17 +63,14 @@ def strip_text(result: Mapping[str, Any], *, plain: bool, limit: int = LONGEST_S
         if piece.rank and not plain:
             style += f" on {SHADES['~'][piece.level - 1]}"
             style += " white" if piece.level >= DARK_FROM else " black"
-        words = visible(shown)
-        if piece.rank and shown:
-            words = f"{{{piece.rank}:{words}}}" if plain else words
-        line.append(words, style=style.strip())
+        line.append(visible(shown), style=style.strip())
         if hidden:
             line.append(f" [… {count(hidden)} characters …] ", style="dim italic")
-    return line
+    return line.append("}" * (rank > 0))
 
 
 def _table(spans: list[dict[str, Any]]) -> Table:
-    table = Table(title="The rarest first", title_justify="left", expand=True)
+    table = Table(title="Rarest words first", title_justify="left", expand=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("tokens", justify="right")
     table.add_column("times", justify="right")
