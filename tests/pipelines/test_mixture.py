@@ -435,8 +435,11 @@ def test_a_worker_process_and_small_blocks_of_queries_change_nothing(
     assert found["cells"] == result["cells"]
     shutil.rmtree(copied_run.root / "scores")
     monkeypatch.setattr("pipelines.scoring.QUERY_GIGABYTES", 1.5e-4)  # five queries a block
-    for a, b in zip(mixed(copied_run)["cells"], result["cells"], strict=True):
+    found = mixed(copied_run)
+    for a, b in zip(found["cells"], result["cells"], strict=True):
         assert a["mean"] == pytest.approx(b["mean"], rel=1e-4)
+    for a, b in zip(found["layers"], result["layers"], strict=True):
+        assert a["absolute"] == pytest.approx(b["absolute"], rel=1e-3)
 
 
 # -- bad input ------------------------------------------------------------------------------------
