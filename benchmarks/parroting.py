@@ -16,7 +16,6 @@ import argparse
 import json
 import platform
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,15 +66,13 @@ def main() -> None:
         for seed in options.seeds:
             runs = [build(seed, size, options.runs, workers) for size in SIZES]
             asked = questions(seed)
-            begun = time.process_time()
             result = run_parroting(
                 runs, queries(asked), ParrotingOptions(checkpoints=True, seed=seed), workers
             )
-            seconds = time.process_time() - begun
             alone = run_parroting(
                 runs, queries(asked), ParrotingOptions(alone=True, seed=seed), workers
             )
-            parts.append((seed, runs, asked, result, alone, seconds))
+            parts.append((seed, runs, asked, result, alone))
     options.out.write_text(report(parts), "utf-8")
     print(options.out.read_text("utf-8"))
 
@@ -125,10 +122,12 @@ def report(parts: Sequence[Any]) -> str:
         f"stated once, {planted.asked} rule-like that no document states. Scores are "
         "means over six saved states, but for the final state alone. The mean overlap of the 100 best "
         "documents counts equal documents, and equal documents are how memorised facts were planted: it "
-        "has to be right here. The index finds out from influence.",
+        "has to be right here. The index finds out from influence. The mean over saved states, rather "
+        "than the final one, was chosen after looking at the first small model; the others were not "
+        "looked at before.",
         "",
     ]
-    for seed, runs, asked, result, alone, seconds in parts:
+    for seed, runs, asked, result, alone in parts:
         rows = [row for row in result["rows"] if row["final"]]
         for run in runs:
             own = [row for row in rows if row["run"] == run.config.name]
@@ -139,8 +138,6 @@ def report(parts: Sequence[Any]) -> str:
             "## Along the training (mean index, 95 % over outputs)",
             "",
             *states(result["summary"]),
-            f"Scoring of all states: {seconds:.0f} CPU-seconds in this process.",
-            "",
         ]
     return "\n".join(lines) + "\n"
 
