@@ -77,12 +77,11 @@ def _interval(row: dict[str, Any], name: str) -> str:
 def summary(found: dict[str, Any]) -> list[str]:
     right = sum(one["right"] for one in found["named"])
     lines = [f"- Named right: {right} of {len(found['named'])} tasks."]
-    for name in ("spearman", "pearson"):
+    for name in [key for key in found if key.startswith(("spearman", "pearson"))]:
         one = found[name]
         interval = "" if one["low"] is None else f" [{one['low']:.2f}, {one['high']:.2f}]"
-        lines.append(
-            f"- {name.title()} over {len(found['rows'])} cells: {one['value']:.2f}{interval}."
-        )
+        title = name.replace("_", " ").capitalize()
+        lines.append(f"- {title} over {len(found['rows'])} cells: {one['value']:.2f}{interval}.")
     if found["ceiling"] is not None:
         lines.append(
             f"- Ceiling from the agreement of seeds (Spearman): {found['ceiling']:.2f}. A perfect "

@@ -84,7 +84,7 @@ def scores_of(run: Run, workers: Workers) -> tuple[dict[str, np.ndarray], list[s
     rankings = {
         "suspicion (all reasons)": suspicion(reasons),
         "suspicion without duplicates": suspicion([r for r in reasons if r.kind != "duplicate"]),
-        **{f"only: {reason.kind}": np.nan_to_num(reason.z_N) for reason in reasons},
+        **{f"only: {reason.kind}": -reason.p_N for reason in reasons},
         "loss alone": loss_N,
         "loss a token alone": loss_N / counted_tokens(run),
         "self-influence alone": meta.column("self_influence").to_numpy().astype(np.float64),

@@ -27,6 +27,7 @@ from influence.mixture.forgetting import (
     Cells,
     Estimate,
     agreement,
+    beside_groups,
     ceiling,
     cells,
     named,
@@ -254,7 +255,8 @@ def compare(
 
     Returns:
         rows, spearman, pearson, ceiling, named, relations and notes; a number that is not known is
-        None.
+        None. ``spearman_beside_groups`` and its like (with several groups) leave out of each task
+        what all groups share.
     """
     by_query = expected_AX.shape[1] == len(task_Q)
     expected_AT = task_means(expected_AX, task_Q) if by_query else expected_AX
@@ -275,9 +277,13 @@ def compare(
                 }
             )
     result: dict[str, Any] = {"rows": rows, "notes": _noise_notes(change_ARQ)}
-    for name, correlation in CORRELATIONS.items():
-        result[name] = asdict(agreement(correlation, expected_AT, measured_ART, seed))
     several = len(names) > 1
+    sides = {"": (expected_AT, measured_ART)}
+    if several:
+        sides["_beside_groups"] = (beside_groups(expected_AT), beside_groups(measured_ART))
+    for name, correlation in CORRELATIONS.items():
+        for side, (left_AT, right_ART) in sides.items():
+            result[name + side] = asdict(agreement(correlation, left_AT, right_ART, seed))
     result["ceiling"] = ceiling(measured_ART, seed)
     result["named"] = _named_rows(expected_AT, measured, names, tasks) if several else []
     profile_AQ = expected_AX if by_query else expected_AT[:, task_Q]

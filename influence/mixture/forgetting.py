@@ -183,6 +183,21 @@ def agreement(
     return estimate(value, drawn_D)
 
 
+def beside_groups(values_GXT: np.ndarray) -> np.ndarray:
+    """Changes less the mean over all groups: what one group does that any of as many tokens would not.
+
+    A model that is not at a minimum, or is trained on fewer tokens, has an offset that all changes of
+    a task share. It says nothing of groups, and first order does not predict it.
+
+    Args:
+        values_GXT: Changes, groups first.
+
+    Returns:
+        The same shape; 0 on average over groups.
+    """
+    return np.asarray(values_GXT - values_GXT.mean(axis=0))
+
+
 def ceiling(measured_GRT: np.ndarray, seed: int = 0) -> float | None:
     """Spearman's correlation over all cells that a perfect prediction would reach.
 

@@ -7,6 +7,7 @@ from influence.errors import InfluenceError
 from influence.mixture.forgetting import (
     CORRELATIONS,
     agreement,
+    beside_groups,
     ceiling,
     cells,
     named,
@@ -62,6 +63,17 @@ def test_influence_predicts_exact_retraining(linear):
         assert found.low <= found.value <= found.high
         wrong = agreement(correlation, -predicted_GT, measured_GRT)
         assert wrong.value < -0.9, f"{name}: the sign counts"
+
+
+def test_an_offset_of_a_task_is_left_out(linear):
+    score_GQ, change_GQ, task_Q = linear
+    predicted_GT, measured_GT = task_means(score_GQ, task_Q), task_means(change_GQ, task_Q)
+    shifted_GT = predicted_GT + 100 * np.array([1, -1, 0])
+    spearman = CORRELATIONS["spearman"]
+    assert agreement(spearman, shifted_GT, measured_GT[:, None]).value < 0.5
+    found = agreement(spearman, beside_groups(shifted_GT), beside_groups(measured_GT[:, None]))
+    assert found.value > 0.9
+    assert_matches(beside_groups(shifted_GT).mean(axis=0) + 1, np.ones(3))
 
 
 def test_named_is_the_group_whose_absence_hurts_most(linear):
