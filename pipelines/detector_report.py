@@ -29,6 +29,8 @@ from influence.states.probes.nested import Task
 
 BASE = "answer-log-prob"
 RISKS = (0.05, 0.1, 0.2, 0.3)
+LEAST_GIVEN = 20
+"""Answers that must be shown for a line to be drawn: of fewer, the share of wrong ones is not known."""
 MISTAKES = 20
 CURVE_POINTS = 200
 FEWEST_OF_TOPIC = 10
@@ -91,7 +93,7 @@ def report(
     everything_N = scores["everything"][1]
     probability_N = sigmoid(everything_N)
     rows = [_row(name, kind, x_N, judged) for name, (kind, x_N) in scores.items()]
-    chosen = abstention.choose_threshold(1 - probability_N, judged.wrong_N, risk)
+    chosen = _threshold(judged, probability_N, risk)
     return {
         "table": rows,
         "gains": _gains(judged, everything_N, tick),
@@ -101,16 +103,16 @@ def report(
         "topics": _topics(judged, everything_N),
         "threshold": threshold_of(judged, probability_N, chosen),
         "thresholds": [
-            threshold_of(
-                judged,
-                probability_N,
-                abstention.choose_threshold(1 - probability_N, judged.wrong_N, r),
-            )
-            for r in RISKS
+            threshold_of(judged, probability_N, _threshold(judged, probability_N, one))
+            for one in RISKS
         ],
         "weights": _weights(detector),
         "errors": _mistakes(judged, probability_N),
     }
+
+
+def _threshold(judged: Judged, probability_N: np.ndarray, risk: float) -> abstention.Threshold:
+    return abstention.choose_threshold(1 - probability_N, judged.wrong_N, risk, LEAST_GIVEN)
 
 
 def threshold_of(

@@ -96,17 +96,20 @@ def rejection_ratio_of(confidence_N: Scores, wrong_N: Labels) -> Statistic:
     return statistic
 
 
-def choose_threshold(confidence_N: Scores, wrong_N: Labels, risk: float) -> Threshold:
+def choose_threshold(
+    confidence_N: Scores, wrong_N: Labels, risk: float, least: int = 1
+) -> Threshold:
     """The lowest threshold that keeps a stated risk; choose it on rows that nothing is judged on.
 
     Args:
         confidence_N: Higher: answered earlier.
         wrong_N: 1 where the answer is wrong.
         risk: Share of wrong answers among those given that is allowed, 0 to 1.
+        least: Rows that must be answered: of a few, the risk is not known.
 
     Returns:
         The threshold of the largest coverage whose risk is at most `risk`, with that coverage; an
-        infinite one where every threshold has a higher risk.
+        infinite one where every threshold that answers `least` rows has a higher risk.
 
     Raises:
         InfluenceError: If the risk is not between 0 and 1, or a confidence is NaN.
@@ -116,7 +119,7 @@ def choose_threshold(confidence_N: Scores, wrong_N: Labels, risk: float) -> Thre
     scores_N, wrong_N = scored(confidence_N, wrong_N, "threshold")
     count = len(scores_N)
     answered_G, errors_G = (x[0] for x in _answered(scores_N, wrong_N, np.ones((1, count))))
-    kept = np.flatnonzero(errors_G <= risk * answered_G)
+    kept = np.flatnonzero((errors_G <= risk * answered_G) & (answered_G >= least))
     if not len(kept):
         threshold, answered, errors = np.inf, 0, 0
     else:

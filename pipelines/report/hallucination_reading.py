@@ -204,7 +204,7 @@ def line_words(threshold: Mapping[str, Any]) -> str:
     if is_number(threshold.get("risk")):
         return (
             f"No line keeps the share of wrong answers at {percent(threshold['risk'])}: every answer"
-            " is withheld."
+            " is withheld. A detector fitted with a higher --risk shows more."
         )
     return ""
 

@@ -314,6 +314,12 @@ class TestAbstention:
         assert found.bound > found.risk
         assert abstention.kept_risk(found, [9.0, 2.0, 1.0], [1, 0, 1]) == (2 / 3, 0.5)
 
+    def test_a_few_sure_rows_are_no_evidence_of_a_risk(self):
+        confidence, wrong = np.arange(30.0)[::-1], [0] * 6 + [1] * 4 + [0] * 20
+        assert abstention.choose_threshold(confidence, wrong, 0.0).coverage == 0.2
+        assert np.isinf(abstention.choose_threshold(confidence, wrong, 0.0, least=7).threshold)
+        assert abstention.choose_threshold(confidence, wrong, 0.2, least=7).coverage == 1
+
     def test_an_impossible_risk_answers_nothing(self):
         found = abstention.choose_threshold([1.0, 2], [0, 1], 0.1)
         assert (found.threshold, found.coverage) == (np.inf, 0)
