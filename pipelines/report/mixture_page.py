@@ -14,10 +14,9 @@ from pipelines.report import matrices, provenance
 from pipelines.report import mixture_pictures as pictures
 from pipelines.report import mixture_reading as reading
 from pipelines.report.characters import shortened
-from pipelines.report.charts import bar
 from pipelines.report.mixture_reading import Found, dicts, fixed, name_of
 from pipelines.report.mixture_tables import MADE
-from pipelines.report.numbers import count, is_number, or_zero, percent, plain
+from pipelines.report.numbers import count, is_number, plain
 from pipelines.report.pages import link_below, page
 from pipelines.report.scales import scale_of
 from pipelines.run_folder import new_file
@@ -82,7 +81,10 @@ def render_mixture(result: Mapping[str, Any], links: Links | None = None) -> str
         concentration=_concentration(found),
         layers=matrices.layer_matrix(found),
         languages=_languages(found),
-        suspects=[_suspect(entry) for entry in dicts(found.get("suspects"))[:MOST_SUSPECTS]],
+        suspects=[
+            (title, [_suspect(entry) for entry in entries])
+            for title, entries in reading.by_kind(dicts(found.get("suspects"))[:MOST_SUSPECTS])
+        ],
         suspects_left_out=max(0, len(dicts(found.get("suspects"))) - MOST_SUSPECTS),
         reweighting=_reweighting(found.get("reweighting") or {}),
         checks=_checks(found),
@@ -162,7 +164,6 @@ def _languages(found: Found) -> dict[str, Any]:
 def _suspect(entry: Mapping[str, Any]) -> dict[str, Any]:
     text = str(entry.get("text") or "")
     others = [str(name) for name in entry.get("others") or []]
-    share = entry.get("suspicion")
     return {
         "rank": count(entry.get("rank")),
         "id": str(entry.get("id") or ""),
@@ -172,10 +173,7 @@ def _suspect(entry: Mapping[str, Any]) -> dict[str, Any]:
         "text": text[:LONGEST_TEXT],
         "cut": count(len(text) - LONGEST_TEXT) if len(text) > LONGEST_TEXT else "",
         "tokens": count(entry.get("n_tokens")),
-        "share": percent(share),
-        "drawing": bar(or_zero(share), "opp", f"suspicion {percent(share)}")
-        if is_number(share)
-        else "",
+        "sure": reading.sureness(entry),
         "reasons": [_reason(reason) for reason in dicts(entry.get("reasons"))],
         "copies": len(others),
         "others": others[:MOST_COPIES],

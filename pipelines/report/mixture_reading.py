@@ -7,7 +7,7 @@ None and never 0.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,14 @@ CHECKS = {
     "unlearn": "Each source was unlearned in turn, and every task was measured again.",
 }
 """What was done to measure, by the kind of check."""
+
+SUSPECTED = {
+    "hurts": "Hurt many tasks",
+    "against neighbours": "Contradicted by similar documents",
+    "self-influence": "Bent the model most",
+    "duplicate": "Near-duplicates",
+}
+"""What a list of suspects is called, by the strongest reason of its documents."""
 
 Found = Mapping[str, Any]
 Cell = Mapping[str, Any]
@@ -316,6 +324,26 @@ def concentration_words(entry: Mapping[str, Any]) -> str:
         )
         said += f"{between}."
     return said
+
+
+def by_kind(suspects: Sequence[Found]) -> list[tuple[str, list[Found]]]:
+    """Return suspects under titles that say what the strongest reason of each is."""
+    kinds: dict[str, list[Found]] = {title: [] for title in SUSPECTED.values()}
+    for entry in suspects:
+        title = SUSPECTED.get(str(_strongest(entry).get("kind")), "For other reasons")
+        kinds.setdefault(title, []).append(entry)
+    return [(title, own) for title, own in kinds.items() if own]
+
+
+def sureness(suspect: Found) -> str:
+    """Return "clear" where chance hardly gives such a reason, else "hint"."""
+    reason = _strongest(suspect)
+    return "" if reason.get("clear") is None else "clear" if reason["clear"] else "hint"
+
+
+def _strongest(suspect: Found) -> Found:
+    reasons = dicts(suspect.get("reasons"))
+    return next((one for one in reasons if one.get("clear")), reasons[0] if reasons else {})
 
 
 def suspects_words(found: Found) -> str:

@@ -208,12 +208,12 @@ def _language_pairs(found: Found, links: list[tuple[str, str]]) -> Table:
 
 def _suspects(found: Found, links: list[tuple[str, str]]) -> Table:
     return _table(
-        ("Rank", "Document", "Suspicion", "Reasons"),
+        ("Rank", "Document", "How sure", "Reasons"),
         (
             (
                 count(e.get("rank")),
                 name_of(e, "id"),
-                percent(e.get("suspicion")),
+                reading.sureness(e),
                 " ".join(str(reason.get("words") or "") for reason in dicts(e.get("reasons"))),
             )
             for e in dicts(found.get("suspects"))

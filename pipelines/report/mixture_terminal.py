@@ -17,7 +17,7 @@ from pipelines.report import matrices
 from pipelines.report import mixture_reading as reading
 from pipelines.report.characters import shortened, visible
 from pipelines.report.mixture_reading import Found, dicts, name_of
-from pipelines.report.numbers import count, percent
+from pipelines.report.numbers import count
 from pipelines.report.scales import Scale, scale_of
 
 MOST_GROUPS, MOST_SUSPECTS, MOST_WEIGHTS = 20, 8, 12
@@ -102,13 +102,13 @@ def _suspects(found: Found) -> Table | None:
     suspects = dicts(found.get("suspects"))
     if not suspects:
         return None
-    shown = suspects[:MOST_SUSPECTS]
-    more = (
-        f", the first {len(shown)} of {count(len(suspects))}" if len(suspects) > len(shown) else ""
-    )
+    kinds = reading.by_kind(suspects)
+    each = max(1, MOST_SUSPECTS // len(kinds))
+    shown = [entry for _, entries in kinds for entry in entries[:each]]
+    more = f", {len(shown)} of {count(len(suspects))}" if len(suspects) > len(shown) else ""
     table = Table(title=f"Suspects: read them{more}", title_justify="left", expand=True)
     table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("suspicion", justify="right", no_wrap=True)
+    table.add_column("sure?", no_wrap=True)
     table.add_column(reading.noun(found, 1), max_width=14)
     table.add_column("why, and text", ratio=1)
     for entry in shown:
@@ -123,7 +123,7 @@ def _suspects(found: Found) -> Table | None:
         line.append(visible(f"\n{text}"), "dim")
         table.add_row(
             Text(count(entry.get("rank"))),
-            Text(percent(entry.get("suspicion")) or "-"),
+            Text(reading.sureness(entry) or "-"),
             _name(entry.get("group") or ""),
             line,
         )

@@ -45,17 +45,16 @@ def render_trace(trace: dict[str, Any]) -> str:
             f"report: this trace has format {trace['format']!r}, expected {TRACE_FORMAT}."
             " Run `influence trace` again to write it anew."
         )
-    query, inputs = trace.get("query") or {}, beside_documents(trace)
+    query, inputs, spans = trace.get("query") or {}, beside_documents(trace), _spans(trace)
     return page(
         "trace.html.j2",
-        "inputs.css",
-        "spans.css",
+        *(("inputs.css", "spans.css") if inputs or spans else ()),
         inputs=inputs,
         title=reading.question(trace),
         trace=trace,
         query=query,
         prompt=prompt_html(query),
-        spans=_spans(trace),
+        spans=spans,
         probabilities=_probabilities(query),
         columns=[
             ("pro", "Proponents", cards(trace, "pro")),

@@ -267,7 +267,10 @@ def _suspect(rank: int, groups: tuple[str, ...]) -> dict[str, Any]:
         "text": text,
         "n_tokens": 31,
         "suspicion": max(0.05, 1 - 0.08 * rank),
-        "reasons": [reasons[rank % 4], *([reasons[2]] if copies else [])],
+        "reasons": [
+            {**reason, "clear": rank <= 3}
+            for reason in (reasons[rank % 4], *([reasons[2]] if copies else []))
+        ],
         "cluster": f"doc-{rank}" if copies else None,
         "others": copies,
     }

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipelines.cluster import Workers
 from pipelines.config import RunConfig, read_run
+from pipelines.run_folder import UNLOCKED
 from pipelines.runs import Run, build_run, open_run, open_traced
 from pipelines.trace import Query
 from pipelines.traces import TraceOptions, run_traces
@@ -31,18 +32,17 @@ SETTINGS = {
     "layers": "all",
     "device": "cpu",
 }
-BESIDE = (
-    "exact/",
-    "traces/",
-    "inputs/",
-    "scores/",
-    "retraining/",
-    "evaluations/",
-    "untrained/",
-    "words/",
-    "support/",
-    "mixtures/",
-    "duplicates/",
+BESIDE = tuple(
+    f"{name}/"
+    for name in (
+        *UNLOCKED,
+        "scores",
+        "retraining",
+        "evaluations",
+        "untrained",
+        "mixtures",
+        "duplicates",
+    )
 )
 """Folders of a run that are made from its stages later, by traces and evaluations."""
 QUERIES = (

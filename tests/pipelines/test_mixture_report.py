@@ -465,6 +465,32 @@ def test_suspects_show_reasons_duplicates_and_text():
     assert "5 documents" in texts
 
 
+def test_suspects_stand_under_their_strongest_reason_with_how_sure_it_is():
+    result = examples.example()
+    html, shown = render_mixture(result), shown_of(result)
+    for title in ("Hurt many tasks", "Contradicted by similar documents", "Bent the model most"):
+        assert f"<h3>{title}</h3>" in html
+    own = {reading.sureness(one) for one in result["suspects"]}
+    assert own == {"clear", "hint"}
+    kinds = dict(reading.by_kind(result["suspects"]))
+    assert sum(map(len, kinds.values())) == len(result["suspects"])
+    assert all(
+        any(reason["kind"] == "duplicate" for reason in one["reasons"])
+        for one in kinds["Near-duplicates"]
+    )
+    assert "clear" in shown and "hint" in shown
+
+
+def test_a_clear_reason_counts_before_a_hint_and_none_says_nothing():
+    hint = {"kind": "hurts", "clear": False}
+    clear = {"kind": "duplicate", "clear": True}
+    assert reading.by_kind([{"reasons": [hint, clear]}])[0][0] == "Near-duplicates"
+    assert reading.sureness({"reasons": [hint, clear]}) == "clear"
+    assert reading.sureness({"reasons": [hint]}) == "hint"
+    assert reading.sureness({"reasons": [{"kind": "hurts"}]}) == ""
+    assert reading.by_kind([{"reasons": []}])[0][0] == "For other reasons"
+
+
 def test_many_groups_and_tasks_stay_legible():
     result = examples.many()
     page = Page(render_mixture(result))
