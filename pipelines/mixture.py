@@ -49,6 +49,9 @@ from pipelines.scoring import Traced
 from pipelines.suspects import find_suspects
 from pipelines.worker import layers_of
 
+LEAST_LOSS = 0.1
+"""Nats a token. A task below it counts in the re-weighting as if its loss were this high."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mixed:
@@ -332,8 +335,9 @@ def _proposal(
     if (tokens_G <= 0).any():
         return None
     importance_T = np.array([options.importance.get(name, 1.0) for name in tasks.names])
-    # per token: a task of long texts counts no more than one of short answers
-    return propose(cells, tokens_G, importance_T / tasks.means(tasks.tokens_Q))
+    # by its share: a task of long or hard texts counts no more than one of short answers
+    least_T = LEAST_LOSS * tasks.means(tasks.tokens_Q)
+    return propose(cells, tokens_G, importance_T / np.maximum(tasks.means(tasks.loss_Q), least_T))
 
 
 def _nothing_proposed(cells: Cells, proposal: Reweighting | None) -> list[str]:

@@ -261,7 +261,9 @@ def reweighting_values(
             }
             for t, name in enumerate(tasks.names)
         ],
-        "note": "First order: the change of a small step, stretched to these weights. Tasks count alike, "
-        "per token, unless weights were given; cells whose sign is unclear count as 0. The intervals "
-        "leave out that the weights were chosen on these scores.",
+        "note": "An estimate from slopes: help is taken to grow with the logarithm of a source's weight, "
+        "harm in proportion. Every task counts by the share of its loss that changes, times the weight "
+        "it was given; cells whose sign is unclear count as 0. The intervals leave out that the weights "
+        "were chosen on these scores. A weight above 1 shows the model the same documents more often: "
+        "new ones of the source teach more. --verify reweight trains on these weights and measures.",
     }

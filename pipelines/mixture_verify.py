@@ -7,8 +7,9 @@
 - ``unlearn``: the same sets as for ``drop`` are unlearned by the model as it is, while it is kept
   from changing on other groups.
 
-Predicted is the sum of the scores of what was taken away (repeats count negative). A run that
-was given its model, and did not train it, has it fine-tuned on its corpus with and without.
+Predicted is the sum of the scores of what was taken away; for ``reweight`` what the proposal
+predicts (influence/mixture/reweighting.py). A run that was given its model, and did not train it, has
+it fine-tuned on its corpus with and without.
 
 Axes: N documents, G groups, A changes of the mixture, T tasks, Q queries, R seeds.
 """
@@ -34,6 +35,7 @@ from influence.mixture.forgetting import (
     relations,
     task_means,
 )
+from influence.mixture.reweighting import predicted_change
 from pipelines.cluster import Workers
 from pipelines.errors import RunError
 from pipelines.estimate import in_words
@@ -119,11 +121,12 @@ def verify_mixture(
     if options.kind == "reweight":
         changes = {PROPOSED: copies_of(predicted, options.weights, options.seed)}
         taken = None
+        expected_AX = _reweighted(predicted, options.weights, task_Q)[None]
     else:
         sets = drop_sets(predicted, options.tokens, options.share, options.seed)
         changes = {name: 1 - dropped_N.astype(int) for name, dropped_N in sets.items()}
         taken = {name: int(predicted.tokens_N[own_N].sum()) for name, own_N in sets.items()}
-    expected_AX = predicted.removed(1.0 - np.stack(list(changes.values())))
+        expected_AX = predicted.removed(1.0 - np.stack(list(changes.values())))
     announce(_cost(run, len(changes), options))
     notes: list[str] = []
     if options.kind == "unlearn":
@@ -149,6 +152,17 @@ def verify_mixture(
         **compare(expected_AX, change_ARQ, list(changes), tasks, task_Q, options.seed),
     }
     return {**result, "notes": [*notes, *result["notes"]]}
+
+
+def _reweighted(
+    predicted: Predicted, weights: Mapping[str, float], task_Q: np.ndarray
+) -> np.ndarray:
+    """The predicted changes of each task's loss ``[T]`` under weights of the groups."""
+    own_GN = np.arange(len(predicted.names))[:, None] == predicted.group_N
+    total_GX = predicted.removed(own_GN.astype(float))
+    total_GT = task_means(total_GX, task_Q) if total_GX.shape[1] == len(task_Q) else total_GX
+    weight_G = np.array([weights.get(name, 1.0) for name in predicted.names])
+    return predicted_change(total_GT.T, weight_G)
 
 
 def _tasks(queries: Sequence[Query]) -> tuple[list[str], np.ndarray]:

@@ -439,6 +439,8 @@ def agreement(check: Mapping[str, Any]) -> str:
     ]
     if not check:
         return ""
+    if check.get("kind") == "reweight":
+        return _measured_words(rows)
     if not is_number(rank.get("value")):
         return "Whether predicted and measured changes agree is not known: too little was measured."
     if is_number(rank.get("low")) and rank["low"] <= 0 <= or_zero(rank.get("high")):
@@ -467,19 +469,52 @@ def agreement(check: Mapping[str, Any]) -> str:
     return said
 
 
+def _measured_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    effects = measured_effects(rows)
+    if not any(effects):
+        return "Trained on the proposed weights: with one seed, no change is told from noise."
+    return (
+        f"Trained on the proposed weights, the loss fell clearly on {effects.count('helps') or 'none'} "
+        f"of {len(effects)} tasks and rose clearly on {effects.count('hurts') or 'none'}."
+    )
+
+
+def measured_effects(rows: Iterable[Mapping[str, Any]]) -> list[str | None]:
+    """Return of each row whether the measured change helps, hurts or is unclear."""
+    return [
+        change_effect({"low": row.get("measured_low"), "high": row.get("measured_high")})
+        for row in rows
+    ]
+
+
+def _advice_of_checks(check: Mapping[str, Any]) -> str:
+    """Return whether to act on the scores, from what training has shown; "" where it bears them out."""
+    value = (check.get("spearman") or {}).get("value")
+    if not check:
+        return (
+            "Nothing here was checked by training. Run again with --verify drop, and with --verify "
+            "reweight for the proposed weights, before you change the mixture."
+        )
+    if check.get("kind") == "reweight":
+        return _advice_of_weights(measured_effects(dicts(check.get("rows"))))
+    if not is_number(value):
+        return "The check by training measured too little to say whether these scores hold."
+    if value < LOOSE:
+        return "The check by training does not bear these scores out: do not act on them yet."
+    return ""
+
+
+def _advice_of_weights(effects: Sequence[str | None]) -> str:
+    if not any(effects):
+        return "One training can't tell whether the proposed weights help: use --seeds 3."
+    if effects.count("helps") > effects.count("hurts"):
+        return "The proposed weights did what was predicted more often than not: try them."
+    return "Do not take the proposed weights: training on them was no gain."
+
+
 def advice(found: Found) -> list[str]:
     """Return what to do next, in the order to do it."""
-    said = []
-    rank = (found.get("verification") or {}).get("spearman") or {}
-    if not found.get("verification"):
-        said.append(
-            "Nothing here was checked by training. Run again with --verify drop before you change the "
-            "mixture."
-        )
-    elif not is_number(rank.get("value")):
-        said.append("The check by training measured too little to say whether these scores hold.")
-    elif rank["value"] < LOOSE:
-        said.append("The check by training does not bear these scores out: do not act on them yet.")
+    said = [*filter(None, [_advice_of_checks(found.get("verification") or {})])]
     if dicts(found.get("suspects")):
         said.append("Read the suspects. Mend or remove what is wrong: that is the cheapest gain.")
     helps, hurts = _tally(found, "helps"), _tally(found, "hurts")

@@ -9,7 +9,7 @@ from influence.errors import InfluenceError
 from influence.mixture.concentration import concentration, tail
 from influence.mixture.languages import languages
 from influence.mixture.profiles import profiles, relation, weighted_correlation
-from influence.mixture.reweighting import lower_end, propose, weights
+from influence.mixture.reweighting import lower_end, predicted_change, propose, weights
 from influence.mixture.rollup import block_sums, in_blocks, roll_up
 
 # -- profiles -------------------------------------------------------------------------------------
@@ -219,47 +219,81 @@ def test_languages_are_ranked_within_the_documents_language():
 
 
 def feasible(draw, tokens):
-    """Random weights in [0, 2] that keep the tokens."""
+    """Random weights in [1/2, 2] that keep the tokens."""
     step = draw.standard_normal(len(tokens)) / tokens
     step -= tokens @ step / tokens.sum()
-    largest = 1 / np.abs(step).max()
+    largest = min(0.5 / -step.min(), 1 / step.max())
     return 1 + step * largest * draw.random()
 
 
+def sides(gain):
+    """Totals of groups as gains: those that help, then those that harm."""
+    return np.concatenate([np.maximum(gain, 0), np.minimum(gain, 0)])
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_without_doubt_weights_solve_the_linear_program(seed):
+def test_without_doubt_harm_alone_is_a_linear_program(seed):
     draw = np.random.default_rng(seed)
-    gain, tokens = draw.standard_normal(7), draw.integers(10, 100, 7).astype(float)
-    found = weights(gain, np.zeros((7, 7)), tokens)
-    solved = linprog(-gain, A_eq=tokens[None], b_eq=[tokens.sum()], bounds=(0, 2))
-    assert gain @ found == pytest.approx(-solved.fun, rel=1e-4)
+    harm, tokens = -np.abs(draw.standard_normal(7)), draw.integers(10, 100, 7).astype(float)
+    found = weights(sides(harm), np.zeros((14, 14)), tokens)
+    solved = linprog(-harm, A_eq=tokens[None], b_eq=[tokens.sum()], bounds=(0.5, 2))
+    assert harm @ found == pytest.approx(-solved.fun, rel=1e-4)
     assert tokens @ found == pytest.approx(tokens.sum())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_doubt_help_is_shared_out_in_proportion_within_the_bounds(seed):
+    """Closed form: a sum of a log w at equal tokens is largest at w = a / (price * tokens), cut off."""
+    draw = np.random.default_rng(seed)
+    gain, tokens = np.abs(draw.standard_normal(7)), draw.integers(10, 100, 7).astype(float)
+    low, high = 1e-9, 1e3
+    for _ in range(200):
+        price = (low * high) ** 0.5
+        expected = np.clip(gain / (price * tokens), 0.5, 2)
+        low, high = (price, high) if tokens @ expected > tokens.sum() else (low, price)
+    found = weights(sides(gain), np.zeros((14, 14)), tokens)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_other_weights_have_a_higher_lower_end(seed):
     draw = np.random.default_rng(seed)
     gain, tokens = draw.standard_normal(5), draw.integers(10, 100, 5).astype(float)
-    root = 0.2 * draw.standard_normal((5, 5))
-    covariance = root @ root.T
-    found = weights(gain, covariance, tokens)
-    best = lower_end(gain, covariance, found)
-    assert found.min() >= 0
+    root = 0.1 * draw.standard_normal((10, 10))
+    both, covariance = sides(gain), root @ root.T
+    found = weights(both, covariance, tokens)
+    best = lower_end(both, covariance, found)
+    assert found.min() >= 0.5
     assert found.max() <= 2
-    others = [lower_end(gain, covariance, feasible(draw, tokens)) for _ in range(5000)]
-    nearby = [
-        lower_end(gain, covariance, 0.9 * found + 0.1 * feasible(draw, tokens)) for _ in range(2000)
-    ]
-    assert best >= max(*others, *nearby) - 1e-6
+    others = [feasible(draw, tokens) for _ in range(5000)]
+    nearby = [0.9 * found + 0.1 * feasible(draw, tokens) for _ in range(2000)]
+    assert best >= max(lower_end(both, covariance, one) for one in [*others, *nearby]) - 1e-6
 
 
 def test_where_every_gain_is_in_doubt_there_are_no_weights():
     tokens = np.full(3, 10.0)
-    assert weights(np.zeros(3), np.eye(3), tokens) is None
-    assert weights(np.array([1.0, 0, 0]), np.eye(3), tokens) is None
-    assert weights(np.array([1.0, 0, 0]), 0.01 * np.eye(3), tokens) is not None
+    assert weights(np.zeros(6), np.eye(6), tokens) is None
+    assert weights(sides(np.array([1.0, 0, 0])), np.eye(6), tokens) is None
+    assert weights(sides(np.array([1.0, 0, 0])), 0.01 * np.eye(6), tokens) is not None
     with pytest.raises(InfluenceError, match="at least 1 each"):
-        weights(np.ones(2), np.eye(2), np.array([3, 0]))
+        weights(np.ones(4), np.eye(4), np.array([3, 0]))
+
+
+def test_a_change_has_the_scores_slope_and_bends_towards_less_help():
+    total = np.array([[2.0, -3.0], [0.5, 1.0]])
+    step = 1e-6
+    for group in range(2):
+        near = np.ones(2)
+        near[group] += step
+        np.testing.assert_allclose(
+            predicted_change(total, near) / step, -total[:, group], rtol=1e-5
+        )
+    change = predicted_change(np.array([[1.0]]), np.array([2.0]))
+    assert change == pytest.approx(-np.log(2))
+    halves = [predicted_change(np.array([[1.0]]), np.array([w]))[0] for w in (0.5, 0.25, 0)]
+    assert halves == pytest.approx([np.log(2), np.log(2) + 0.5, np.log(2) + 1])
+    assert predicted_change(np.array([[-1.0]]), np.array([0.0])) == pytest.approx(-1)
+    np.testing.assert_array_equal(predicted_change(total, np.ones(2)), 0)
 
 
 def rolled(effect_TG, noise, seed=0):
@@ -271,14 +305,14 @@ def rolled(effect_TG, noise, seed=0):
     return roll_up(block_sums(scores, blocks.block_N)[1], task, blocks, draws=400, seed=seed)
 
 
-def test_help_is_doubled_and_harm_is_dropped():
+def test_help_is_doubled_and_harm_is_halved():
     effect = np.zeros((4, 5))
     effect[:, 0], effect[:, 1] = 1.0, -1.0
     cells, tokens = rolled(effect, 0.5), np.array([100.0, 50, 200, 100, 300])
     found = propose(cells, tokens)
-    np.testing.assert_allclose(found.weight_G[:2], [2, 0], atol=1e-3)
+    np.testing.assert_allclose(found.weight_G[:2], [2, 0.5], atol=1e-3)
     assert tokens @ found.weight_G == pytest.approx(tokens.sum())
-    np.testing.assert_allclose(found.change_T, cells.total_TG @ (1 - found.weight_G))
+    np.testing.assert_allclose(found.change_T, predicted_change(cells.total_TG, found.weight_G))
     assert (found.high_T < 0).all()
     assert (found.low_T < found.change_T).all()
     assert (found.change_T < found.high_T).all()
@@ -290,7 +324,7 @@ def test_a_task_that_counts_more_decides():
     cells, tokens = rolled(effect, 0.5), np.full(5, 100.0)
     more, less = (propose(cells, tokens, np.array(w)) for w in ([3.0, 1, 0, 0], [1.0, 3, 0, 0]))
     assert more.weight_G[0] == pytest.approx(2, abs=1e-3)
-    assert less.weight_G[0] == pytest.approx(0, abs=1e-3)
+    assert less.weight_G[0] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_noise_proposes_nothing():

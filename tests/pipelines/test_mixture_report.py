@@ -283,6 +283,30 @@ def test_advice_follows_the_check():
     assert "Run again with --verify drop" in reading.advice(result)[0]
 
 
+def reweighted(*intervals):
+    """The example, trained on its proposed weights."""
+    rows = [
+        {"task": f"t{n}", "group": "proposed weights", "predicted": -1.0, "measured": -1.0}
+        | dict(zip(("measured_low", "measured_high"), ends, strict=True))
+        for n, ends in enumerate(intervals)
+    ]
+    check = {"kind": "reweight", "seeds": 2, "rows": rows, "spearman": {"value": 0.9}}
+    return {**examples.example(), "verification": check}
+
+
+def test_weights_that_were_trained_on_are_judged_by_what_was_measured():
+    """Not by how predicted and measured changes rank: all may rise, in the order predicted."""
+    down, up, none, one = (-2.0, -1.0), (1.0, 2.0), (-1.0, 1.0), (None, None)
+    worse = reweighted(up, up, down, none)
+    words = reading.agreement(worse["verification"])
+    assert "fell clearly on 1 of 4 tasks and rose clearly on 2" in words
+    assert reading.advice(worse)[0].startswith("Do not take the proposed weights")
+    assert words in shown_of(worse)
+    assert reading.advice(reweighted(down, none))[0].endswith("try them.")
+    assert "--seeds 3" in reading.advice(reweighted(one, one))[0]
+    assert "told from noise" in reading.agreement(reweighted(one)["verification"])
+
+
 def test_a_predicted_change_counts_only_where_its_interval_is_clear():
     proposal = examples.example()["reweighting"]
     assert "falls clearly on 6 of 6 tasks and rises clearly on none" in reading.reweighting_words(

@@ -344,7 +344,8 @@ def test_a_reweighted_mixture_has_one_row_a_task(run):
         found = verify_mixture(run, QUERIES, mixture(run, scores_QN), options, workers)
     assert [row["group"] for row in found["rows"]] == [PROPOSED] * 2
     for row in found["rows"]:
-        assert row["predicted"] == pytest.approx(20 * 0.5 - 20 * 0.25)
+        dropped = np.log(2) + 1  # half as often, then on as a straight line
+        assert row["predicted"] == pytest.approx(20 * 0.5 * dropped - 20 * 0.25 * np.log(2))
         assert (row["measured_low"], row["measured_high"]) == (None, None)
     assert found["named"] == []
     assert found["tokens"] is None
