@@ -1,8 +1,11 @@
-"""Training again on changed mixtures: each document none, once or several times in its batch.
+"""Training again on changed mixtures: each document not at all, once, or several times.
 
-All trainings of a seed take the same steps in the same order, and start from the same weights; a
-document that is dropped is missing from its batches, a repeated one stands there several times. So
-what differs between two mixtures is the documents, and much of the training's noise cancels.
+All trainings of a seed start from the same weights. Where documents are only dropped, they are missing
+from their batches, and all steps are taken in the same order: what differs between two mixtures is the
+documents, and much of the training's noise cancels. Where some are repeated, the corpus holds them
+several times and is shuffled into batches anew, as it would be by one who trains on such a mixture: an
+optimiser that scales each step hardly sees a document that stands twice in the same batch.
+
 One training is one task and leaves one small file, so that a killed verification loses none of them.
 
 Axes: N documents, M mixtures, R seeds, Q queries.
@@ -118,7 +121,8 @@ def plan_mixture_trainings(
     folder = run.root / "retraining" / key
     specs = []
     for copies_N in copies_MN:
-        name = key_of(copies=np.asarray(copies_N).tolist())
+        anew = {"repeats": "shuffled anew"} if np.max(copies_N) > 1 else {}
+        name = key_of(copies=np.asarray(copies_N).tolist(), **anew)
         specs += [
             MixtureTraining(
                 train=replace(base, seed=base.seed + SEEDS_FROM + seed),
@@ -173,7 +177,9 @@ def train_mixture(spec: MixtureTraining) -> str:
         copies_N = read_table(Path(spec.copies)).column("copies").to_numpy()
         tokenizer = trained_tokenizer(spec.train)
         chunks = read_corpus(spec.train.tokens)
-        trained = train_on(spec.train, chunks, tokenizer, None, copies_N)
+        if copies_N.max() > 1:
+            chunks = [chunk for chunk in chunks for _ in range(copies_N[chunk.document])]
+        trained = train_on(spec.train, chunks, tokenizer, None, copies_N > 0)
         loaded = as_loaded(trained.model, tokenizer, spec.train)
         losses = [loss_of(loaded, query) for query in spec.queries]
     finally:

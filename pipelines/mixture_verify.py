@@ -3,7 +3,7 @@
 - ``drop``: of each group a random set of documents is left out, whole clusters of near-duplicates and
   as many tokens of each group; the model is trained again without it.
 - ``reweight``: the model is trained on the proposed weights; a weight of 1.5 makes half of a group's
-  documents, drawn at random, stand twice in their batches.
+  documents, drawn at random, stand in the corpus twice.
 - ``unlearn``: the same sets as for ``drop`` are unlearned by the model as it is, while it is kept
   from changing on other groups.
 

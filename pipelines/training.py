@@ -197,7 +197,7 @@ def train_on(
     chunks: Sequence[Chunk],
     tokenizer: Any,
     checkpoints: Path | None,
-    copies_N: np.ndarray | None = None,
+    kept_N: np.ndarray | None = None,
 ) -> Trained:
     """The training loop itself.
 
@@ -206,8 +206,8 @@ def train_on(
         chunks: The documents to train on, all or a part of the corpus.
         tokenizer: Its vocabulary's size and special tokens decide the embeddings.
         checkpoints: Folder to resume from and to write checkpoints to; None: neither.
-        copies_N: How often each document of the corpus stands in a batch that it belongs to; 0: it
-            is left out. Steps, their order and the other documents stay as they are. None: once.
+        kept_N: Which documents of the corpus to train on: others are missing from the batches that
+            they belong to. Steps, their order and the other documents stay as they are. None: all.
 
     Returns:
         The trained model, on the worker's device.
@@ -221,9 +221,9 @@ def train_on(
     if checkpoints:
         state = resume(checkpoints, model, optimizer)
     losses: list[tuple[int, float]] = [(int(a), float(b)) for a, b in state["losses"]]
-    times = [1 if copies_N is None else int(copies_N[chunk.document]) for chunk in chunks]
+    kept = [kept_N is None or bool(kept_N[chunk.document]) for chunk in chunks]
     for step, planned in plan.batches(from_step=state["step"]):
-        rows = [row for row in planned for _ in range(times[row])]
+        rows = [row for row in planned if kept[row]]
         if not rows:
             continue
         for group in optimizer.param_groups:

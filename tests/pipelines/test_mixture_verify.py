@@ -13,11 +13,18 @@ import torch
 from influence.text import collate
 from pipelines import mixture_trainings, mixture_verify, unlearning
 from pipelines.ability_queries import ability_queries
+from pipelines.answers import loss_of
 from pipelines.errors import RunError
 from pipelines.mixture_changes import Predicted, copies_of, drop_sets
-from pipelines.mixture_trainings import FineTuning, plan_mixture_trainings, trained_losses
+from pipelines.mixture_trainings import (
+    SEEDS_FROM,
+    FineTuning,
+    plan_mixture_trainings,
+    trained_losses,
+)
 from pipelines.mixture_verify import PROPOSED, VerifyOptions, compare, verify_mixture
 from pipelines.queries import Query
+from pipelines.retraining import as_loaded
 from pipelines.runs import open_run
 from pipelines.training import (
     Plan,
@@ -178,15 +185,18 @@ def test_a_run_on_other_data_has_no_abilities(run):
 # -- training on a changed mixture -------------------------------------------------------------------
 
 
-def plain_training(run, copies_N):
-    """The loop again, by hand: batches of the whole corpus, documents left out or repeated."""
-    spec = replace(plan_training(run.config, run.tokens, {"source": run.model.source}), threads=1)
+def plain_training(run, kept_N, copies_N=None, seed=0):
+    """The loop again, by hand: batches of the whole corpus, or of repeats, documents left out."""
+    spec = plan_training(run.config, run.tokens, {"source": run.model.source})
+    spec = replace(spec, threads=1, seed=spec.seed + seed)
     tokenizer, chunks = trained_tokenizer(spec), read_corpus(spec.tokens)
+    if copies_N is not None:
+        chunks = [chunk for chunk in chunks for _ in range(copies_N[chunk.document])]
     model = start_model(spec, tokenizer).eval()
     optimizer = make_optimizer(model, spec.learning_rate, spec.weight_decay)
     plan = Plan.of(spec, [len(chunk.tokens) for chunk in chunks])
     for step, rows in plan.batches(0):
-        own = [chunks[row] for row in rows for _ in range(copies_N[chunks[row].document])]
+        own = [chunks[row] for row in rows if kept_N[chunks[row].document]]
         if own:
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate(step)
@@ -201,25 +211,33 @@ def parameters(model):
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
-@pytest.mark.parametrize("kind", ["as it is", "dropped", "repeated", "a batch without documents"])
-def test_documents_are_missing_from_or_repeated_in_their_batches(run, kind):
-    count = run.tokens.info()["documents"]
-    copies_N = np.ones(count, int)
+@pytest.mark.parametrize("kind", ["as it is", "dropped", "a batch without documents"])
+def test_dropped_documents_are_missing_from_their_batches(run, kind):
+    kept_N = np.ones(run.tokens.info()["documents"], bool)
     if kind == "dropped":
-        copies_N[3:17] = 0
-    elif kind == "repeated":
-        copies_N[::3] = 2
+        kept_N[3:17] = False
     elif kind != "as it is":
-        copies_N[:] = 0
-        copies_N[4] = 1
-    spec, expected = plain_training(run, copies_N)
+        kept_N[:] = False
+        kept_N[4] = True
+    spec, expected = plain_training(run, kept_N)
     tokenizer = trained_tokenizer(spec)
-    given = None if kind == "as it is" else copies_N
+    given = None if kind == "as it is" else kept_N
     found = train_on(spec, read_corpus(spec.tokens), tokenizer, None, given).model
     assert torch.equal(parameters(found), parameters(expected))
     if kind != "as it is":
         whole = train_on(spec, read_corpus(spec.tokens), tokenizer, None).model
         assert not torch.equal(parameters(found), parameters(whole))
+
+
+def test_repeated_documents_stand_in_the_corpus_twice_and_others_not_at_all(run):
+    """Not twice in the same batch: an optimiser that scales each step would hardly see that."""
+    copies_N = np.ones(run.tokens.info()["documents"], int)
+    copies_N[::3], copies_N[1::6] = 2, 0
+    with small.here() as workers:
+        losses = trained_losses(run, [copies_N], 1, QUERIES, workers)[0, 0]
+    spec, model = plain_training(run, copies_N > 0, copies_N, SEEDS_FROM)
+    loaded = as_loaded(model, trained_tokenizer(spec), spec)
+    assert losses.tolist() == [loss_of(loaded, query) for query in QUERIES]
 
 
 def test_a_document_that_alone_teaches_an_answer_is_missed(tmp_path):
