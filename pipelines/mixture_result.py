@@ -258,6 +258,7 @@ def reweighting_values(
                 "change": number(found.change_T[t]),
                 "low": number(found.low_T[t]),
                 "high": number(found.high_T[t]),
+                "counts": float(found.importance_T[t]),
             }
             for t, name in enumerate(tasks.names)
         ],

@@ -46,6 +46,8 @@ class Reweighting:
     """A proposal."""
 
     weight_G: np.ndarray
+    importance_T: np.ndarray
+    """How much a nat of each task counted."""
     change_T: np.ndarray
     """Predicted change of each task's mean loss, nats a query."""
     low_T: np.ndarray
@@ -78,6 +80,7 @@ def propose(
     low_T, high_T = np.quantile(drawn_RT, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return Reweighting(
         weight_G=weight_G,
+        importance_T=importance_T,
         change_T=predicted_change(cells.total_TG, weight_G),
         low_T=low_T,
         high_T=high_T,

@@ -228,7 +228,7 @@ def _checks(found: Found) -> list[dict[str, Any]]:
                     )
                     if part
                 ],
-                "words": reading.agreement(check),
+                "words": reading.agreement(check, found.get("reweighting")),
                 "plot": pictures.agreement_plot(check),
                 "named": _named(check),
                 "relations": [

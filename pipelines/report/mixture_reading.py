@@ -195,7 +195,7 @@ def findings(found: Found) -> list[str]:
         _concentrated(found),
         suspects_words(found),
         reweighting_words(found.get("reweighting") or {}),
-        agreement(found.get("verification") or {}),
+        agreement(found.get("verification") or {}, found.get("reweighting")),
     ]
     return [sentence for sentence in said if sentence]
 
@@ -418,7 +418,31 @@ def reweighting_words(proposal: Mapping[str, Any]) -> str:
         )
     elif effects:
         said.append("The predicted changes have no intervals: their sign is not known.")
+    share = mean_share(
+        proposal, {name_of(t): t.get("change") for t in dicts(proposal.get("tasks"))}
+    )
+    if share is not None:
+        said.append(f"In the mean over tasks {_rises(share)}.")
     return " ".join(said)
+
+
+def mean_share(proposal: Mapping[str, Any], changes: Mapping[str, object]) -> float | None:
+    """Return by which share of its loss a task changes, in the mean as tasks count; None: unknown.
+
+    Args:
+        proposal: ``reweighting`` of mixture.json; its tasks say how much a nat of each counts.
+        changes: Of each task's loss, nats.
+    """
+    parts = [
+        (task.get("counts"), changes.get(name_of(task))) for task in dicts(proposal.get("tasks"))
+    ]
+    known = [(c, change) for c, change in parts if is_number(c) and is_number(change)]
+    return sum(c * change for c, change in known) if known and len(known) == len(parts) else None
+
+
+def _rises(share: float) -> str:
+    how = "rises" if share > 0 else "falls"
+    return f"the loss {how} by {percent(abs(share))}"
 
 
 def change_effect(task: Mapping[str, Any]) -> str | None:
@@ -429,8 +453,8 @@ def change_effect(task: Mapping[str, Any]) -> str | None:
     return "helps" if high < 0 else "hurts" if low > 0 else "unclear"
 
 
-def agreement(check: Mapping[str, Any]) -> str:
-    """Return how well predicted changes agree with measured ones."""
+def agreement(check: Mapping[str, Any], proposal: Mapping[str, Any] | None = None) -> str:
+    """Return how well predicted changes agree with measured ones, or what a proposal has brought."""
     rank = check.get("spearman") or {}
     rows = [
         row
@@ -440,7 +464,7 @@ def agreement(check: Mapping[str, Any]) -> str:
     if not check:
         return ""
     if check.get("kind") == "reweight":
-        return _measured_words(rows)
+        return _measured_words(rows, measured_share(check, proposal or {}))
     if not is_number(rank.get("value")):
         return "Whether predicted and measured changes agree is not known: too little was measured."
     if is_number(rank.get("low")) and rank["low"] <= 0 <= or_zero(rank.get("high")):
@@ -469,13 +493,21 @@ def agreement(check: Mapping[str, Any]) -> str:
     return said
 
 
-def _measured_words(rows: Sequence[Mapping[str, Any]]) -> str:
+def _measured_words(rows: Sequence[Mapping[str, Any]], share: float | None) -> str:
     effects = measured_effects(rows)
     if not any(effects):
         return "Trained on the proposed weights: with one seed, no change is told from noise."
+    mean = "" if share is None else f" In the mean over tasks {_rises(share)}."
     return (
         f"Trained on the proposed weights, the loss fell clearly on {effects.count('helps') or 'none'} "
-        f"of {len(effects)} tasks and rose clearly on {effects.count('hurts') or 'none'}."
+        f"of {len(effects)} tasks and rose clearly on {effects.count('hurts') or 'none'}.{mean}"
+    )
+
+
+def measured_share(check: Mapping[str, Any], proposal: Mapping[str, Any]) -> float | None:
+    """Return the mean share by which training on a proposal changed the losses; None: unknown."""
+    return mean_share(
+        proposal, {str(r.get("task")): r.get("measured") for r in dicts(check.get("rows"))}
     )
 
 
@@ -487,7 +519,7 @@ def measured_effects(rows: Iterable[Mapping[str, Any]]) -> list[str | None]:
     ]
 
 
-def _advice_of_checks(check: Mapping[str, Any]) -> str:
+def _advice_of_checks(check: Mapping[str, Any], proposal: Mapping[str, Any]) -> str:
     """Return whether to act on the scores, from what training has shown; "" where it bears them out."""
     value = (check.get("spearman") or {}).get("value")
     if not check:
@@ -496,7 +528,7 @@ def _advice_of_checks(check: Mapping[str, Any]) -> str:
             "reweight for the proposed weights, before you change the mixture."
         )
     if check.get("kind") == "reweight":
-        return _advice_of_weights(measured_effects(dicts(check.get("rows"))))
+        return _advice_of_weights(check, proposal)
     if not is_number(value):
         return "The check by training measured too little to say whether these scores hold."
     if value < LOOSE:
@@ -504,17 +536,19 @@ def _advice_of_checks(check: Mapping[str, Any]) -> str:
     return ""
 
 
-def _advice_of_weights(effects: Sequence[str | None]) -> str:
+def _advice_of_weights(check: Mapping[str, Any], proposal: Mapping[str, Any]) -> str:
+    effects = measured_effects(dicts(check.get("rows")))
     if not any(effects):
         return "One training can't tell whether the proposed weights help: use --seeds 3."
-    if effects.count("helps") > effects.count("hurts"):
-        return "The proposed weights did what was predicted more often than not: try them."
+    if or_zero(measured_share(check, proposal)) < 0 and "helps" in effects:
+        return "Trained on the proposed weights, the tasks gained: take them if what rose matters less."
     return "Do not take the proposed weights: training on them was no gain."
 
 
 def advice(found: Found) -> list[str]:
     """Return what to do next, in the order to do it."""
-    said = [*filter(None, [_advice_of_checks(found.get("verification") or {})])]
+    check, proposal = found.get("verification") or {}, found.get("reweighting") or {}
+    said = [*filter(None, [_advice_of_checks(check, proposal)])]
     if dicts(found.get("suspects")):
         said.append("Read the suspects. Mend or remove what is wrong: that is the cheapest gain.")
     helps, hurts = _tally(found, "helps"), _tally(found, "hurts")

@@ -160,7 +160,10 @@ def _named(found: Found) -> list[Table]:
         if not named:
             continue
         scale = scale_of(entry.get("margin") for entry in named)
-        table = Table(title=f"{title}: {reading.agreement(check)}", title_justify="left")
+        table = Table(
+            title=f"{title}: {reading.agreement(check, found.get('reweighting'))}",
+            title_justify="left",
+        )
         for name in ("task", "named by influence", "found by training", "right"):
             table.add_column(name)
         table.add_column(f"lead over the next, {scale.unit}", justify="right")

@@ -292,7 +292,13 @@ def _reweighting(
             for g, w, n in zip(groups, weight, documents, strict=True)
         ],
         "tasks": [
-            {"name": t, "change": float(c), "low": float(c - 5e-4), "high": float(c + 5e-4)}
+            {
+                "name": t,
+                "change": float(c),
+                "low": float(c - 5e-4),
+                "high": float(c + 5e-4),
+                "counts": 1 / len(tasks),
+            }
             for t, c in zip(tasks, change, strict=True)
         ],
         "note": "No source is weighted above 3; the number of tokens is kept.",

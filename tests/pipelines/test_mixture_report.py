@@ -283,26 +283,36 @@ def test_advice_follows_the_check():
     assert "Run again with --verify drop" in reading.advice(result)[0]
 
 
-def reweighted(*intervals):
-    """The example, trained on its proposed weights."""
+def reweighted(*measured):
+    """The example, trained on its proposed weights: a task's measured change with its interval."""
+    result = examples.example()
+    counts = (0.5, 0.3, 0.2)
+    result["reweighting"]["tasks"] = [
+        {"name": f"t{n}", "change": -0.1, "low": -0.2, "high": -0.05, "counts": counts[n]}
+        for n in range(len(measured))
+    ]
     rows = [
-        {"task": f"t{n}", "group": "proposed weights", "predicted": -1.0, "measured": -1.0}
-        | dict(zip(("measured_low", "measured_high"), ends, strict=True))
-        for n, ends in enumerate(intervals)
+        {"task": f"t{n}", "group": "proposed weights", "predicted": -0.1}
+        | dict(zip(("measured", "measured_low", "measured_high"), one, strict=True))
+        for n, one in enumerate(measured)
     ]
     check = {"kind": "reweight", "seeds": 2, "rows": rows, "spearman": {"value": 0.9}}
-    return {**examples.example(), "verification": check}
+    return {**result, "verification": check}
 
 
 def test_weights_that_were_trained_on_are_judged_by_what_was_measured():
     """Not by how predicted and measured changes rank: all may rise, in the order predicted."""
-    down, up, none, one = (-2.0, -1.0), (1.0, 2.0), (-1.0, 1.0), (None, None)
-    worse = reweighted(up, up, down, none)
-    words = reading.agreement(worse["verification"])
-    assert "fell clearly on 1 of 4 tasks and rose clearly on 2" in words
+    down, up, none, one = (-0.4, -0.5, -0.3), (0.4, 0.3, 0.5), (-0.1, -0.2, 0.1), (0.1, None, None)
+    worse = reweighted(up, down, none)
+    words = reading.agreement(worse["verification"], worse["reweighting"])
+    assert "fell clearly on 1 of 3 tasks and rose clearly on 1" in words
+    assert "the loss rises by 6.0\xa0%" in words  # 0.5 * 0.4 - 0.3 * 0.4 - 0.2 * 0.1
     assert reading.advice(worse)[0].startswith("Do not take the proposed weights")
     assert words in shown_of(worse)
-    assert reading.advice(reweighted(down, none))[0].endswith("try them.")
+    better = reweighted(down, up, none)
+    assert "the tasks gained" in reading.advice(better)[0]
+    assert "falls by 10\xa0%" in reading.agreement(better["verification"], better["reweighting"])
+    assert "falls by 10\xa0%" in reading.reweighting_words(better["reweighting"])
     assert "--seeds 3" in reading.advice(reweighted(one, one))[0]
     assert "told from noise" in reading.agreement(reweighted(one)["verification"])
 
