@@ -336,8 +336,8 @@ def _proposal(
         return None
     importance_T = np.array([options.importance.get(name, 1.0) for name in tasks.names])
     # by its share: a task of long or hard texts counts no more than one of short answers
-    least_T = LEAST_LOSS * tasks.means(tasks.tokens_Q)
-    return propose(cells, tokens_G, importance_T / np.maximum(tasks.means(tasks.loss_Q), least_T))
+    loss_T = np.maximum(tasks.means(tasks.loss_Q), LEAST_LOSS * tasks.means(tasks.tokens_Q))
+    return propose(cells, tokens_G, importance_T / importance_T.sum() / loss_T)
 
 
 def _nothing_proposed(cells: Cells, proposal: Reweighting | None) -> list[str]:

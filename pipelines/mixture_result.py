@@ -241,7 +241,7 @@ def reweighting_values(
     """
     if found is None:
         return None
-    tokens_G = groups.sums(groups.tokens_N)
+    tokens_G, loss_T = groups.sums(groups.tokens_N), tasks.means(tasks.loss_Q)
     return {
         "groups": [
             {
@@ -259,6 +259,7 @@ def reweighting_values(
                 "low": number(found.low_T[t]),
                 "high": number(found.high_T[t]),
                 "counts": float(found.importance_T[t]),
+                "loss": number(loss_T[t]),
             }
             for t, name in enumerate(tasks.names)
         ],

@@ -113,8 +113,9 @@ def verify_mixture(
         announce: Told what it will cost, before it starts.
 
     Returns:
-        ``verification`` (for ``unlearn``: ``forgetting``) of mixture.json: kind, seeds, tokens, rows,
-        spearman, pearson, ceiling, named, relations, notes.
+        ``verification`` (for ``unlearn``: ``forgetting``) of mixture.json: kind, seeds, tokens, rows
+        (``before``: the task's mean loss without a change), spearman, pearson, ceiling, named,
+        relations, notes.
     """
     refuse_adapter(run)
     tasks, task_Q = _tasks(queries)
@@ -131,7 +132,7 @@ def verify_mixture(
     notes: list[str] = []
     if options.kind == "unlearn":
         found = _unlearn(run, predicted, changes, queries, options, workers)
-        change_ARQ = found.after_SRQ - found.before_Q
+        before_Q, change_ARQ = found.before_Q, found.after_SRQ - found.before_Q
         notes += _unlearning_notes(found, list(changes), options)
     else:
         unchanged_N = np.ones(len(predicted.group_N), dtype=int)
@@ -143,7 +144,7 @@ def verify_mixture(
             workers,
             options.tuning,
         )
-        change_ARQ = losses_MRQ[1:] - losses_MRQ[0]
+        before_Q, change_ARQ = losses_MRQ[0].mean(axis=0), losses_MRQ[1:] - losses_MRQ[0]
         notes += _training_notes(run, options)
     result = {
         "kind": options.kind,
@@ -151,7 +152,9 @@ def verify_mixture(
         "tokens": min(taken.values()) if taken else None,
         **compare(expected_AX, change_ARQ, list(changes), tasks, task_Q, options.seed),
     }
-    return {**result, "notes": [*notes, *result["notes"]]}
+    before = dict(zip(tasks, task_means(before_Q[None], task_Q)[0].tolist(), strict=True))
+    rows = [{**row, "before": before[row["task"]]} for row in result["rows"]]
+    return {**result, "rows": rows, "notes": [*notes, *result["notes"]]}
 
 
 def _reweighted(

@@ -506,9 +506,14 @@ def _measured_words(rows: Sequence[Mapping[str, Any]], share: float | None) -> s
 
 def measured_share(check: Mapping[str, Any], proposal: Mapping[str, Any]) -> float | None:
     """Return the mean share by which training on a proposal changed the losses; None: unknown."""
-    return mean_share(
-        proposal, {str(r.get("task")): r.get("measured") for r in dicts(check.get("rows"))}
-    )
+    rows = {str(row.get("task")): row for row in dicts(check.get("rows"))}
+    changes: dict[str, object] = {}
+    for task in dicts(proposal.get("tasks")):
+        own = rows.get(name_of(task), {})
+        measured, before, loss = own.get("measured"), own.get("before"), task.get("loss")
+        if is_number(measured) and is_number(before) and is_number(loss) and before > 0:
+            changes[name_of(task)] = measured / before * loss
+    return mean_share(proposal, changes)
 
 
 def measured_effects(rows: Iterable[Mapping[str, Any]]) -> list[str | None]:

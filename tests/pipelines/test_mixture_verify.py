@@ -296,6 +296,7 @@ def test_rows_are_predicted_and_measured_by_hand(run, dropped):
         assert row["predicted_low"] <= row["predicted"] <= row["predicted_high"]
         measured = (losses[row["group"]] - losses[""])[:, own].mean()
         assert row["measured"] == pytest.approx(measured)
+        assert row["before"] == pytest.approx(losses[""][:, own].mean())
         assert row["measured_low"] <= row["measured"] <= row["measured_high"]
     assert json.loads(json.dumps(dropped)) == dropped, "plain values, no NaN"
 
