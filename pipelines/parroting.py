@@ -30,10 +30,11 @@ from influence.mixture.parroting import (
 )
 from influence.mixture.verbatim import token_spans, tokens_of
 from pipelines.answers import loss_of
-from pipelines.cluster import Workers
+from pipelines.cluster import Workers, default_count
 from pipelines.corpus import DOCUMENTS, document_ids, take_documents
 from pipelines.curvature import build_curvature
 from pipelines.errors import RunError
+from pipelines.estimate import estimate, in_words
 from pipelines.method_scores import StateSpec, plan_scores, score_gradients
 from pipelines.queries import Query
 from pipelines.report.parroting_page import write_parroting_page
@@ -41,7 +42,7 @@ from pipelines.run_folder import key_of, locked, new_file, write_json
 from pipelines.runs import Run, with_head
 from pipelines.tokens import read_table
 from pipelines.trained_states import TrainedState, final_state, trained_states
-from pipelines.worker import language_model
+from pipelines.worker import language_model, layers_of
 
 FORMAT = 1
 METHOD = "ekfac"
@@ -154,6 +155,7 @@ def _of_run(
     states: tuple[TrainedState, ...] = (final_state(run),)
     if run.config.train != "none" and (options.checkpoints or not options.alone):
         states = trained_states(run)
+    workers.console.print(_cost(run, len(states)), highlight=False)
     wordings = [_wording(query) for query in queries]
     random_QR = _random_overlaps(run, wordings, options)
     rows = []
@@ -181,6 +183,19 @@ def _of_run(
                 found = _index(run, wordings[q], scores_QN[q], best, random_QR[q], options)
                 rows.append({**about, **found})
     return rows
+
+
+def _cost(run: Run, states: int) -> str:
+    """What scoring all documents at some states takes, the curvature of each to be fitted first."""
+    info = run.tokens.info()
+    costs = estimate(
+        run.config, layers_of(run.model), info["documents"], info["tokens"], default_count()
+    )
+    one = sum(cost.seconds for cost in costs if cost.stage != "training")
+    return (
+        f"{run.config.name}, {states} {'state' if states == 1 else 'states'} of its training: "
+        f"{in_words(states * one)}, less what is already there."
+    )
 
 
 def _step(state: TrainedState) -> int | None:

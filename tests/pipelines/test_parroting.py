@@ -79,6 +79,15 @@ def test_alone_a_state_has_its_own_scores_and_a_well_fitted_one_a_note(result, m
     assert run_parroting([run], ASKED, averaged, small.here())["notes"] == []
 
 
+def test_it_says_how_long_it_will_take(result):
+    run, _ = result
+    with small.here() as workers:
+        run_parroting([run], ASKED, OPTIONS, workers)
+        said = workers.console.file.getvalue()
+    assert "small, 3 states of its training: about" in said
+    assert "less what is already there" in said
+
+
 def test_means_have_an_interval_only_over_several_outputs(result):
     _, found = result
     by_task = {row["task"]: row for row in found["summary"] if row["final"]}
