@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
+from influence.hallucination.causes import CauseModel, cause_model_of
 from influence.hallucination.detector import Detector, detector_of
 from influence.states.probes.probe import Probe, probe_of
 from pipelines.errors import RunError
@@ -34,6 +35,8 @@ class SavedDetector:
     about: dict[str, Any]
     """``name``, ``model``, ``fingerprint``, ``data_hash``, ``threshold``, ``auroc`` and more."""
     folder: Path
+    causes: CauseModel | None = None
+    """Why wrong answers are wrong, where labels told it; else rules decide."""
 
 
 def detectors_folder(root: Path) -> Path:
@@ -68,6 +71,7 @@ def save_detector(saved: SavedDetector) -> Path:
     content = {
         "about": saved.about,
         "detector": saved.detector.plain(),
+        "causes": None if saved.causes is None else saved.causes.plain(),
         "has_probe": saved.probe is not None,
         "probes": [probe.about() for probe in [*probes, *saved.layer_probes]],
         "probes_checksum": digest_of(saved.folder / PROBES),
@@ -118,6 +122,7 @@ def load_detector(name: str | Path | None, root: Path, fingerprint: str) -> Save
         layer_probes=probes[first:],
         about=about,
         folder=folder,
+        causes=cause_model_of(content["causes"]) if content.get("causes") else None,
     )
 
 

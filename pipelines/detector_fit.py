@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from influence.evaluation import bootstrap, discrimination
+from influence.hallucination.causes import CauseModel
 from influence.hallucination.choice import SIGNALS, choose_signals
 from influence.hallucination.detector import (
     PROBE,
@@ -46,6 +47,7 @@ from influence.states.probes.splits import (
     given_folds,
     topic_folds,
 )
+from pipelines.cause_fit import fit_causes
 from pipelines.cluster import Workers
 from pipelines.detector_files import VALUES, SavedDetector, detectors_folder, save_detector
 from pipelines.detector_report import Judged, report
@@ -134,10 +136,13 @@ def fit(
     told = _announced(workers)
     result = report(judged, detector, probes.layers if probes else None, options.risk, told)
     result["leave_out"] = _unknown_topics(found, used, judged, options, workers)
+    trainings = [found.evidence[n].training for n in used]
+    causes, result["causes"] = fit_causes(attempted, trainings, folds_N.tolist(), options.seed)
     unknown = [name for name in names if name not in judged.signals]
     result = _described(result, model, answers, found, options, unknown)
     result["seconds"] = round(time.perf_counter() - begun, 1)
-    return _saved(model, options, detector, probes, judged, result)
+    saved = _Fitted(detector=detector, probes=probes, causes=causes)
+    return _saved(model, options, saved, judged, result)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,6 +152,15 @@ class _Probes:
     column: ProbeColumn
     layers: dict[str, Any]
     """Area by layer, for the report."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fitted:
+    """What is kept."""
+
+    detector: Detector
+    probes: _Probes | None
+    causes: CauseModel | None
 
 
 def _attempted(answers: Sequence[Answer], found: Found) -> list[int]:
@@ -393,11 +407,11 @@ def data_hash(answers: Sequence[Answer]) -> str:
 def _saved(
     model: FoundModel,
     options: FitOptions,
-    detector: Detector,
-    probes: _Probes | None,
+    fitted: _Fitted,
     judged: Judged,
     result: dict[str, Any],
 ) -> dict[str, Any]:
+    probes = fitted.probes
     folder = detectors_folder(model.root) / options.name
     everything = next(row for row in result["table"] if row["name"] == "everything")
     about = {
@@ -413,7 +427,7 @@ def _saved(
         "auroc_high": everything["high"],
         "ece": result["calibration"]["ece"],
         "bins": result["calibration"]["bins"],
-        "signals": list(detector.signals),
+        "signals": list(fitted.detector.signals),
         "place": options.place if probes else None,
         "layer": probes.kept.layer if probes else None,
         "threshold": result["threshold"],
@@ -423,11 +437,12 @@ def _saved(
     _write_values(folder / VALUES, judged)
     save_detector(
         SavedDetector(
-            detector=detector,
+            detector=fitted.detector,
             probe=probes.kept if probes else None,
             layer_probes=probes.by_layer if probes else (),
             about=about,
             folder=folder,
+            causes=fitted.causes,
         )
     )
     write_json(folder / "report.json", result)

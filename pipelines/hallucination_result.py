@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from influence.hallucination.causes import CauseModel, cause
 from influence.hallucination.choice import SIGNALS
 from influence.hallucination.evidence import Evidence, Training
 from influence.hallucination.signal import Signal
@@ -20,6 +21,7 @@ from influence.inputs.passage import units_of_tokens
 from influence.inputs.units import split_units
 from influence.states.lens import emergence
 from influence.states.places import span_tokens
+from pipelines.cause_fit import unaided
 from pipelines.detector_files import SavedDetector
 from pipelines.evidence import Found
 
@@ -146,7 +148,7 @@ def _span(
         "verdict": verdict.name,
         "against": list(verdict.against),
         "support": list(verdict.support),
-        "cause": _cause(evidence, verdict),
+        "cause": _cause(evidence, verdict, saved.causes),
         "reasons": [one for one in signals if one["contribution"]][:REASONS],
         "signals": signals,
         "lookup": None,
@@ -195,13 +197,17 @@ def _words(signal: Signal, contribution: float, missing: bool) -> str:
     return f"{signal.title} speaks {side} the answer. {signal.about}"
 
 
-def _cause(evidence: Evidence, verdict: Verdict) -> dict[str, str] | None:
+def _cause(
+    evidence: Evidence, verdict: Verdict, learned: CauseModel | None
+) -> dict[str, str] | None:
     """Where a doubted answer may have come from; needs training documents."""
-    from influence.hallucination.causes import cause
-
     if evidence.training is None or verdict.name not in ("wrong", "unsupported"):
         return None
     found = cause(evidence.training)
+    if learned is not None:
+        (name,) = learned.predict([unaided(evidence.training)])
+        like = f"Labelled wrong answers with such evidence were mostly {name}."
+        return {"name": name, "reason": f"{found.reason} {like}"}
     return None if found.name is None else {"name": found.name, "reason": found.reason}
 
 

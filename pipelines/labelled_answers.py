@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from influence.hallucination.causes import CAUSES
 from influence.inputs.prompts import Messages
 from pipelines.errors import RunError
 from pipelines.json_lines import Chat, chat_of, check_distinct, read_objects
@@ -26,6 +27,7 @@ KEYS = (
     "fold",
     "span",
     "popularity",
+    "cause",
 )
 FEWEST = 20
 """Answers of either class that a detector needs."""
@@ -48,6 +50,8 @@ class Answer:
     span: tuple[int, int] | None = None
     """Characters of the completion that answer; None: to be found."""
     popularity: float | None = None
+    cause: str | None = None
+    """Why it is wrong, one of `CAUSES`; None: not known, or it is not wrong."""
 
     @property
     def messages(self) -> str | Messages:
@@ -155,7 +159,24 @@ def as_answer(values: Mapping[str, Any], where: str) -> Answer:
         fold=fold,
         span=_span(values.get("span"), completion, where),
         popularity=None if popularity is None else float(popularity),
+        cause=_cause(values.get("cause"), label, where),
     )
+
+
+def _cause(value: Any, label: str | None, where: str) -> str | None:
+    if value is None:
+        return None
+    if value not in CAUSES:
+        near = get_close_matches(str(value), CAUSES, n=1)
+        raise RunError(
+            f"{where}: cause {value!r}, one of {', '.join(CAUSES)} was expected."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+    if label not in (None, "wrong"):
+        raise RunError(
+            f"{where}: cause {value!r} of an answer labelled {label!r}; only a wrong answer has one."
+        )
+    return str(value)
 
 
 def _of_statement(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -18,8 +18,9 @@ word matches, and influences as features.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -120,6 +121,14 @@ class CauseModel:
     """Log-odds for each standard deviation of a feature."""
     bias_C: np.ndarray
 
+    def plain(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        return {
+            "names": list(self.names),
+            "causes": list(self.causes),
+            **{name: getattr(self, name).tolist() for name in ARRAYS},
+        }
+
     def probabilities(self, found: Sequence[Training]) -> np.ndarray:
         """Probability of each cause, given that the answer is wrong.
 
@@ -144,6 +153,25 @@ class CauseModel:
             Names of `CAUSES`.
         """
         return [self.causes[i] for i in self.probabilities(found).argmax(axis=1)]
+
+
+ARRAYS = ("mean_F", "scale_F", "weights_CF", "bias_C")
+
+
+def cause_model_of(plain: Mapping[str, Any]) -> CauseModel:
+    """Read what `CauseModel.plain` wrote.
+
+    Args:
+        plain: Plain values.
+
+    Returns:
+        The model.
+    """
+    return CauseModel(
+        names=tuple(plain["names"]),
+        causes=tuple(plain["causes"]),
+        **{name: np.array(plain[name], np.float64) for name in ARRAYS},
+    )
 
 
 def fit(found: Sequence[Training], known: Sequence[str], strength: float = 1.0) -> CauseModel:

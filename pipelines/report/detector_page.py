@@ -61,12 +61,19 @@ def render_detector(report: Mapping[str, Any]) -> str:
         calibration=_calibration(found.get("calibration") or {}),
         curves=_curves(found),
         thresholds=_thresholds(found),
+        causes=_causes(found.get("causes") or {}),
         weights=_weights(found),
         weight_rows=_weight_rows(found),
         errors=[_error(error) for error in dicts(found.get("errors"))[:MOST_ERRORS]],
         notes=[str(note) for note in found.get("notes") or [] if note],
         made=_made(found),
     )
+
+
+def _causes(causes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how well causes are told apart, in words and as a table."""
+    head, rows = reading.causes_rows(causes)
+    return {"words": reading.causes_words(causes), "head": head, "rows": rows}
 
 
 def write_detector_page(report: Mapping[str, Any], path: Path) -> Path:

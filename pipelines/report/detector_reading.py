@@ -262,11 +262,53 @@ def evasive_words(evasive: Mapping[str, Any]) -> str:
     """Return how well evasive answers are told from those that commit themselves."""
     if not is_number(evasive.get("n")) or not is_number(evasive.get("found")):
         return ""
+    if not evasive["n"]:
+        return ""
     said = f"Of {count(evasive['n'])} evasive answers {count(evasive['found'])} were called evasive"
     precision = evasive.get("precision")
     if is_number(precision):
         said += f"; {percent(precision)} of those called evasive are"
     return f"{said}."
+
+
+WAYS = {"learned": "learned from labels", "rules": "rules on counts"}
+"""How a cause is found."""
+
+
+def causes_words(causes: Mapping[str, Any]) -> str:
+    """Return how well causes of wrong answers are told apart; "" where none were labelled."""
+    ways = {str(way.get("name")): way for way in dicts(causes.get("ways"))}
+    learned, rules = ways.get("learned") or {}, ways.get("rules") or {}
+    if not is_number(learned.get("macro_f1")):
+        return ""
+    between = (
+        f", 95 % interval {plain(learned['low'], 2)} to {plain(learned['high'], 2)}"
+        if is_number(learned.get("low")) and is_number(learned.get("high"))
+        else ""
+    )
+    said = (
+        f"Why {count(causes.get('n'))} wrong answers are wrong is told from training documents with a "
+        f"macro-F1 of {plain(learned['macro_f1'], 2)}{between}; naming causes at random gets "
+        f"{plain(causes.get('chance'), 2)}"
+    )
+    if is_number(rules.get("macro_f1")):
+        said += f", rules on counts {plain(rules['macro_f1'], 2)}"
+    return f"{said}."
+
+
+def causes_rows(causes: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return a table of the F1 of each cause: its head, and a row for each way."""
+    ways = dicts(causes.get("ways"))
+    names = [name_of(one) for one in dicts(ways[0].get("causes"))] if ways else []
+    rows = [
+        [
+            WAYS.get(str(way.get("name")), name_of(way)),
+            plain(way.get("macro_f1"), 2),
+            *(plain(one.get("f1"), 2) for one in dicts(way.get("causes"))),
+        ]
+        for way in ways
+    ]
+    return ["Way", "Macro-F1", *(f"F1, {name}" for name in names)], rows
 
 
 def weights_words(report: Mapping[str, Any]) -> str:

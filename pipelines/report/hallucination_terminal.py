@@ -206,6 +206,7 @@ def print_detector(report: Mapping[str, Any], console: Console) -> None:
         detector_reading.calibration_words(found.get("calibration") or {}),
         _line(found.get("threshold") or {}),
         detector_reading.evasive_words(found.get("evasive") or {}),
+        detector_reading.causes_words(found.get("causes") or {}),
     ]
     for sentence in said:
         if sentence:

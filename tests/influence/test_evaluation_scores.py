@@ -7,11 +7,13 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from sklearn import metrics
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from influence.errors import InfluenceError
 from influence.evaluation import abstention, calibration, discrimination
 from influence.evaluation.bootstrap import difference, interval, measure
+from influence.evaluation.classes import f1_by_class, macro_f1_of
 from influence.evaluation.discrimination import auroc_of, average_precision_of, mean_of
 from tests.toys import assert_matches
 
@@ -361,3 +363,29 @@ def test_bad_input_is_refused_with_a_reason(name):
     call, given, message = BAD[name]
     with pytest.raises(InfluenceError, match=message):
         call(*given)
+
+
+# -- classes --------------------------------------------------------------------------------------
+
+
+def test_f1_is_scikit_learns_and_a_row_that_counts_twice_stands_twice():
+    draw = np.random.default_rng(0)
+    known = draw.choice(["a", "b", "c"], 60).tolist()
+    said = draw.choice(["a", "b", "d"], 60).tolist()  # c is never named, d is no class
+    classes, f1_DC = f1_by_class(said, known)
+    assert classes == ("a", "b", "c")
+    expected = metrics.f1_score(known, said, labels=classes, average=None, zero_division=0)
+    np.testing.assert_allclose(f1_DC[0], expected)
+    times = draw.integers(0, 3, 60)
+    repeated = metrics.f1_score(
+        np.repeat(known, times), np.repeat(said, times), labels=classes, average="macro"
+    )
+    both = np.stack([times.astype(float), np.ones(60)])
+    np.testing.assert_allclose(macro_f1_of(said, known)(both), [repeated, expected.mean()])
+
+
+def test_f1_needs_as_many_names_as_rows():
+    with pytest.raises(InfluenceError, match="2 names for 1 rows"):
+        f1_by_class(["a", "b"], ["a"])
+    with pytest.raises(InfluenceError, match="at least one"):
+        f1_by_class([], [])

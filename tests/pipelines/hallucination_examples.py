@@ -600,6 +600,24 @@ def detector() -> Result:
             {"name": name, "n": n, "auroc": a - 0.06, "low": a - 0.12, "high": a - 0.01}
             for name, n, a in topics
         ],
+        "causes": {
+            "n": 131,
+            "chance": 1 / 3,
+            "ways": [
+                {
+                    "name": name,
+                    "macro_f1": f1,
+                    "low": f1 - 0.05,
+                    "high": f1 + 0.05,
+                    "causes": [
+                        {"name": "fabricated", "n": 60, "f1": f1 - 0.1},
+                        {"name": "mis-recalled", "n": 40, "f1": f1},
+                        {"name": "mislearned", "n": 31, "f1": f1 + 0.1},
+                    ],
+                }
+                for name, f1 in (("learned", 0.73), ("rules", 0.55))
+            ],
+        },
         "threshold": threshold(),
         "thresholds": [
             {"risk": 0.05, "probability": 0.18, "coverage": 0.27, "lost_right": 0.51},

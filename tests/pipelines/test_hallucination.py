@@ -287,6 +287,8 @@ BAD = {
     ),
     "some folds": ([lines()[0] | {"fold": 1}, *lines()[1:]], "1 of 97 answers have a fold"),
     "span": ([lines()[0] | {"span": [3, 900]}], r"span \[3, 900\]"),
+    "cause": ([lines()[1] | {"cause": "mis-learned"}], "Did you mean 'mislearned'"),
+    "cause of a right one": ([lines()[0] | {"cause": "fabricated"}], "only a wrong answer has one"),
     "prompt": ([{"promt": "a", "label": "right"}], "Did you mean 'prompt' by 'promt'"),
     "json": (["not an object"], "a str, a JSON object was expected"),
 }
