@@ -64,14 +64,13 @@ def find_suspects(
         top: How many at most.
 
     Returns:
-        ``suspects`` of mixture.json, those with a clear reason first, then the most suspicious;
-        only documents with a reason.
+        ``suspects`` of mixture.json, most suspicious first, so that the strongest of every reason
+        come before the second strongest; only documents with a reason.
     """
     reasons = gather_reasons(run, scores_TN, groups, clusters, workers)
     suspicion_N = suspicion(reasons)
     listed_N = np.any([reason.hint_N for reason in reasons], axis=0)
-    clear_N = np.any([reason.clear_N for reason in reasons], axis=0)
-    order = np.lexsort((-suspicion_N, ~clear_N))
+    order = np.argsort(-suspicion_N, kind="stable")
     chosen = [int(row) for row in order if listed_N[row]][:top]
     return _described(run, chosen, reasons, suspicion_N, groups, clusters, len(scores_TN))
 
