@@ -258,17 +258,29 @@ def weight_rows(proposal: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+SHARE = Scale(factor=100.0, unit="% of the task's loss", decimals=1)
+
+
 def change_rows(proposal: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the predicted change of each task's loss as dots; a lower loss is better."""
+    """Return the predicted change of each task's loss as dots; a lower loss is better.
+
+    As a share of the loss, so that tasks of long and of short answers stand on one scale; in nats
+    where a loss is not known.
+    """
     tasks = [dict(task) for task in dicts(proposal.get("tasks")) if is_number(task.get("change"))]
+    shares = all(is_number(task.get("loss")) and task["loss"] > 0 for task in tasks)
     for task in tasks:
         task["effect"] = reading.change_effect(task)
+        for key in ("change", "low", "high"):
+            if shares and is_number(task.get(key)):
+                task[key] /= task["loss"]
     tasks.sort(key=lambda task: task["change"])
-    scale = scale_of(value for t in tasks for value in (t["change"], t.get("low"), t.get("high")))
+    given = (value for t in tasks for value in (t["change"], t.get("low"), t.get("high")))
+    scale = SHARE if shares else scale_of(given)
     rows = dot_rows(tasks, scale, ("name", "change", "low", "high"))
     return {
         "rows": rows,
-        "unit": scale.unit,
+        "unit": scale.unit if shares else f"{scale.unit} a question",
         "axis": axis(rows[0]["span"], MOST_TICKS) if rows else "",
     }
 

@@ -16,6 +16,7 @@ from pipelines.report.characters import pieces, visible
 from pipelines.report.mixture_page import render_mixture, write_mixture_page
 from pipelines.report.mixture_pictures import (
     agreement_plot,
+    change_rows,
     half_bars,
     tail_plot,
     task_charts,
@@ -322,6 +323,23 @@ def test_weights_that_were_trained_on_are_judged_by_what_was_measured():
     assert "falls by 10\xa0%" in reading.reweighting_words(better["reweighting"])
     assert "--seeds 3" in reading.advice(reweighted(one, one))[0]
     assert "told from noise" in reading.agreement(reweighted(one)["verification"])
+
+
+def test_predicted_changes_stand_as_shares_of_the_losses_where_those_are_known():
+    tasks = [
+        {"name": name, "change": change, "low": 2 * change, "high": change / 2, "loss": loss}
+        for name, change, loss in (("long", -60.0, 300.0), ("short", -0.8, 1.0))
+    ]
+    found = change_rows({"tasks": tasks})
+    assert found["unit"] == "% of the task's loss"
+    assert [(row["name"], row["value"]) for row in found["rows"]] == [
+        ("short", f"{MINUS}80.0"),
+        ("long", f"{MINUS}20.0"),
+    ]
+    tasks[0]["loss"] = None
+    found = change_rows({"tasks": tasks})
+    assert found["unit"] == "nats a question"
+    assert found["rows"][0]["name"] == "long"
 
 
 def test_a_predicted_change_counts_only_where_its_interval_is_clear():
