@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,23 +193,27 @@ def verify(
     """
     if options.verify is None:
         return None
-    weights: dict[str, float] = {}
+    how = VerifyOptions(kind="drop", seeds=options.seeds, seed=options.seed)
     if options.verify == "reweight":
         if mixed.proposal is None:
             raise RunError(
                 "Mixture: --verify reweight given, and no re-weighting is proposed, as no gain is "
                 "clear. Ask more queries of each task, weigh tasks with --weights, or use drop."
             )
-        weights = dict(zip(mixed.groups.names, mixed.proposal.weight_G.tolist(), strict=True))
+        how = replace(
+            how,
+            kind="reweight",
+            weights=dict(zip(mixed.groups.names, mixed.proposal.weight_G.tolist(), strict=True)),
+            changes=dict(zip(mixed.tasks.names, mixed.proposal.change_T.tolist(), strict=True)),
+        )
+    elif options.verify == "unlearn":
+        how = replace(how, kind="unlearn")
     predicted = Predicted(
         names=mixed.groups.names,
         group_N=mixed.groups.group_N,
         cluster_N=read_clusters(mixed.duplicates),
         tokens_N=mixed.groups.tokens_N,
         removed=mixed.scores.removed,
-    )
-    how = VerifyOptions(
-        kind=options.verify, seeds=options.seeds, weights=weights, seed=options.seed
     )
     return verify_mixture(run, mixed.tasks.queries, predicted, how, workers, workers.console.print)
 
@@ -335,9 +339,8 @@ def _proposal(
     if (tokens_G <= 0).any():
         return None
     importance_T = np.array([options.importance.get(name, 1.0) for name in tasks.names])
-    # by its share: a task of long or hard texts counts no more than one of short answers
     loss_T = np.maximum(tasks.means(tasks.loss_Q), LEAST_LOSS * tasks.means(tasks.tokens_Q))
-    return propose(cells, tokens_G, importance_T / importance_T.sum() / loss_T)
+    return propose(cells, tokens_G, loss_T, importance_T)
 
 
 def _nothing_proposed(cells: Cells, proposal: Reweighting | None) -> list[str]:

@@ -258,14 +258,15 @@ def reweighting_values(
                 "change": number(found.change_T[t]),
                 "low": number(found.low_T[t]),
                 "high": number(found.high_T[t]),
-                "counts": float(found.importance_T[t]),
+                "importance": float(found.importance_T[t]),
                 "loss": number(loss_T[t]),
             }
             for t, name in enumerate(tasks.names)
         ],
-        "note": "An estimate from slopes: help is taken to grow with the logarithm of a source's weight, "
-        "harm in proportion. Every task counts by the share of its loss that changes, times the weight "
-        "it was given; cells whose sign is unclear count as 0. The intervals leave out that the weights "
-        "were chosen on these scores. A weight above 1 shows the model the same documents more often: "
-        "new ones of the source teach more. --verify reweight trains on these weights and measures.",
+        "note": "An estimate from slopes: a loss is taken to fall as a power of a source's weight, harm "
+        "to grow in proportion. The mean over tasks is the geometric one, of each task's loss over its "
+        "loss now, by the weights of the tasks; cells whose sign is unclear count as 0. The intervals "
+        "leave out that the weights were chosen on these scores. A weight above 1 shows the model the "
+        "same documents more often: new ones of the source teach more. --verify reweight trains on "
+        "these weights and measures.",
     }

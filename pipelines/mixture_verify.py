@@ -35,7 +35,6 @@ from influence.mixture.forgetting import (
     relations,
     task_means,
 )
-from influence.mixture.reweighting import predicted_change
 from pipelines.cluster import Workers
 from pipelines.errors import RunError
 from pipelines.estimate import in_words
@@ -69,6 +68,8 @@ class VerifyOptions:
     """Of the smallest group's tokens; 1: the smallest group is taken away whole."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Of groups, for ``reweight``: 1 as now, 0 dropped, 2 twice; those not named stay as now."""
+    changes: Mapping[str, float] = field(default_factory=dict)
+    """By task, what ``weights`` are predicted to change its loss by; nats."""
     seed: int = 0
     """Of the choice of documents and of the bootstrap."""
     tuning: FineTuning = field(default_factory=FineTuning)
@@ -85,6 +86,11 @@ class VerifyOptions:
         if self.kind not in KINDS:
             raise RunError(
                 f"Verification: kind {self.kind!r} given, one of {', '.join(KINDS)} was expected."
+            )
+        if self.kind == "reweight" and not self.changes:
+            raise RunError(
+                "Verification: weights to be checked without what they are predicted to change; "
+                "`changes` was expected, a number of nats for each task."
             )
         none = self.tokens is not None and self.tokens < 1
         if self.seeds < 1 or not 0 < self.share <= 1 or none:
@@ -122,7 +128,7 @@ def verify_mixture(
     if options.kind == "reweight":
         changes = {PROPOSED: copies_of(predicted, options.weights, options.seed)}
         taken = None
-        expected_AX = _reweighted(predicted, options.weights, task_Q)[None]
+        expected_AX = np.array([[options.changes[task] for task in tasks]])
     else:
         sets = drop_sets(predicted, options.tokens, options.share, options.seed)
         changes = {name: 1 - dropped_N.astype(int) for name, dropped_N in sets.items()}
@@ -155,17 +161,6 @@ def verify_mixture(
     before = dict(zip(tasks, task_means(before_Q[None], task_Q)[0].tolist(), strict=True))
     rows = [{**row, "before": before[row["task"]]} for row in result["rows"]]
     return {**result, "rows": rows, "notes": [*notes, *result["notes"]]}
-
-
-def _reweighted(
-    predicted: Predicted, weights: Mapping[str, float], task_Q: np.ndarray
-) -> np.ndarray:
-    """The predicted changes of each task's loss ``[T]`` under weights of the groups."""
-    own_GN = np.arange(len(predicted.names))[:, None] == predicted.group_N
-    total_GX = predicted.removed(own_GN.astype(float))
-    total_GT = task_means(total_GX, task_Q) if total_GX.shape[1] == len(task_Q) else total_GX
-    weight_G = np.array([weights.get(name, 1.0) for name in predicted.names])
-    return predicted_change(total_GT.T, weight_G)
 
 
 def _tasks(queries: Sequence[Query]) -> tuple[list[str], np.ndarray]:

@@ -1,16 +1,18 @@
 r"""A re-weighting of the groups at the same number of tokens that lowers the tasks' losses.
 
 Weight w of a group: how often its documents count, 1 as now, 1/2 half as often, 2 twice. A score is
-the slope of a task's loss at w = 1, and says nothing of its bend. Losses fall with the logarithm of
-the data at first, and ever more slowly after (Kaplan et al. 2020, eq. 1.2; Ye et al. 2024, Data Mixing
-Laws), and what a group spoils is seldom more than what it adds. So, with I the group's total (what its
-removal would add), a task's mean loss is predicted to change by :math:`\sum_g h(w_g, I_{tg})`,
+the slope of a task's loss L at w = 1, and says nothing of its bend. Losses fall as powers of the data
+(Kaplan et al. 2020, eq. 1.2; Ye et al. 2024, Data Mixing Laws), so it is the logarithm of the loss that
+changes by steps in log w; and what a group spoils is taken to be spoiled in proportion. With I the
+group's total (what its removal would add),
 
-.. math:: h(w, I) = -I \log w \;\text{ where } I > 0, \qquad h(w, I) = I (1 - w) \;\text{ where } I < 0.
+.. math:: L_t(w) = L_t \exp\Big(\sum_g h(w_g, I_{tg}) / L_t\Big), \qquad
+    h(w, I) = -I \log w \;\text{ where } I > 0, \quad I (1 - w) \;\text{ where } I < 0.
 
-With :math:`\phi(w)` the vector of all log w and w - 1, :math:`x` the groups' gains, helpful and harmful
-totals each summed over the tasks by importance, and C their covariance over the bootstrap's draws,
-the proposal maximises the lower end of the gain's interval,
+With :math:`\phi(w)` the vector of all log w and w - 1, :math:`x` the groups' gains (helpful and harmful
+totals over their task's loss, each summed over the tasks by importance), and C their covariance over
+the bootstrap's draws, the proposal lowers the geometric mean of the losses: it maximises the lower end
+of the interval of its fall,
 
 .. math:: x \cdot \phi(w) - 1.96 \sqrt{\phi(w)^\top C \, \phi(w)}
 
@@ -47,7 +49,7 @@ class Reweighting:
 
     weight_G: np.ndarray
     importance_T: np.ndarray
-    """How much a nat of each task counted."""
+    """How much each task counts; they sum to 1."""
     change_T: np.ndarray
     """Predicted change of each task's mean loss, nats a query."""
     low_T: np.ndarray
@@ -56,61 +58,74 @@ class Reweighting:
 
 
 def propose(
-    cells: Cells, tokens_G: np.ndarray, importance_T: np.ndarray | None = None
+    cells: Cells,
+    tokens_G: np.ndarray,
+    loss_T: np.ndarray,
+    importance_T: np.ndarray | None = None,
 ) -> Reweighting | None:
     """Propose weights of the groups.
 
     Args:
         cells: Totals with their intervals.
         tokens_G: Tokens of each group, positive.
-        importance_T: How much a nat of each task counts, not negative, not all 0; None: all alike.
+        loss_T: Mean loss of each task now, positive, nats a query.
+        importance_T: How much a task counts, not negative, not all 0; None: all alike.
 
     Returns:
         The proposal; None where no gain is clear.
+
+    Raises:
+        InfluenceError: If a loss is not positive, or a group has no token.
     """
-    tasks = len(cells.mean_TG)
-    importance_T = np.ones(tasks) if importance_T is None else np.asarray(importance_T, np.float64)
+    loss_T = np.asarray(loss_T, np.float64)
+    if not (loss_T > 0).all():
+        raise InfluenceError(
+            f"Re-weighting: losses of {loss_T.tolist()} nats, positive ones were expected: changes are "
+            "judged as shares of them."
+        )
+    weighed_T = np.ones(len(loss_T)) if importance_T is None else np.asarray(importance_T, float)
+    weighed_T = weighed_T / weighed_T.sum()
     clear_TG = np.abs(cells.sign_TG) == 1
-    gain_X = _gains(cells.total_TG * clear_TG, importance_T)
-    drawn_RX = _gains(cells.drawn_RTG * clear_TG, importance_T)
+    gain_X = weighed_T / loss_T @ _sides(cells.total_TG * clear_TG)
+    drawn_RX = weighed_T / loss_T @ _sides(cells.drawn_RTG * clear_TG)
     weight_G = weights(gain_X, np.atleast_2d(np.cov(drawn_RX.T)), tokens_G)
     if weight_G is None:
         return None
-    drawn_RT = predicted_change(cells.drawn_RTG, weight_G)
+    drawn_RT = predicted_change(cells.drawn_RTG, weight_G, loss_T)
     low_T, high_T = np.quantile(drawn_RT, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return Reweighting(
         weight_G=weight_G,
-        importance_T=importance_T,
-        change_T=predicted_change(cells.total_TG, weight_G),
+        importance_T=weighed_T,
+        change_T=predicted_change(cells.total_TG, weight_G, loss_T),
         low_T=low_T,
         high_T=high_T,
     )
 
 
-def predicted_change(total_TG: np.ndarray, weight_G: np.ndarray) -> np.ndarray:
+def predicted_change(total_TG: np.ndarray, weight_G: np.ndarray, loss_T: np.ndarray) -> np.ndarray:
     """Predict how losses change under weights of the groups.
 
     Args:
-        total_TG: Totals ``[..., G]``, nats by which the loss would rise without the group.
-        weight_G: Weights, at least 0. Below 1/2, a helpful total goes on as a straight line.
+        total_TG: Totals ``[..., T, G]``, nats by which the loss would rise without the group.
+        weight_G: Weights, above 0.
+        loss_T: Losses now, positive.
 
     Returns:
-        Changes ``[...]`` in nats; negative: the loss falls.
+        Changes ``[..., T]`` in nats; negative: the loss falls. Never by more than all of it; and a rise
+        by more than a thousandfold is not told apart from a thousandfold one.
     """
-    return -(_gains(total_TG) @ _steps(np.asarray(weight_G, np.float64)))
+    share_T = -(_sides(total_TG) @ _steps(np.asarray(weight_G, np.float64))) / loss_T
+    return np.asarray(loss_T * np.expm1(np.minimum(share_T, np.log(1000.0))))
 
 
-def _gains(total_TG: np.ndarray, importance_T: np.ndarray | None = None) -> np.ndarray:
-    """Helpful totals, then harmful ones, ``[..., 2G]``; summed over tasks by importance."""
-    both = np.concatenate([np.maximum(total_TG, 0), np.minimum(total_TG, 0)], axis=-1)
-    return both if importance_T is None else np.asarray(importance_T @ both)
+def _sides(total_TG: np.ndarray) -> np.ndarray:
+    """Helpful totals, then harmful ones, ``[..., 2G]``."""
+    return np.concatenate([np.maximum(total_TG, 0), np.minimum(total_TG, 0)], axis=-1)
 
 
 def _steps(weight_G: np.ndarray) -> np.ndarray:
     """What a helpful, then a harmful total is multiplied with: log w, and w - 1."""
-    inside_G = np.maximum(weight_G, SMALLEST)
-    logarithm_G = np.log(inside_G) + np.minimum(weight_G - SMALLEST, 0) / SMALLEST
-    return np.concatenate([logarithm_G, weight_G - 1])
+    return np.concatenate([np.log(weight_G), weight_G - 1])
 
 
 def lower_end(gain_X: np.ndarray, covariance_XX: np.ndarray, weight_G: np.ndarray) -> float:

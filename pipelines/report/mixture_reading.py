@@ -6,6 +6,7 @@ None and never 0.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -427,17 +428,17 @@ def reweighting_words(proposal: Mapping[str, Any]) -> str:
 
 
 def mean_share(proposal: Mapping[str, Any], changes: Mapping[str, object]) -> float | None:
-    """Return by which share of its loss a task changes, in the mean as tasks count; None: unknown.
+    """Return by which share the geometric mean of the losses changes; None: unknown.
 
     Args:
-        proposal: ``reweighting`` of mixture.json; its tasks say how much a nat of each counts.
-        changes: Of each task's loss, nats.
+        proposal: ``reweighting`` of mixture.json; its tasks say how much each counts.
+        changes: Of each task's loss, as a share of it.
     """
-    parts = [
-        (task.get("counts"), changes.get(name_of(task))) for task in dicts(proposal.get("tasks"))
-    ]
-    known = [(c, change) for c, change in parts if is_number(c) and is_number(change)]
-    return sum(c * change for c, change in known) if known and len(known) == len(parts) else None
+    parts = [(t.get("importance"), changes.get(name_of(t))) for t in dicts(proposal.get("tasks"))]
+    known = [(i, c) for i, c in parts if is_number(i) and is_number(c) and c > -1]
+    if not known or len(known) < len(parts):
+        return None
+    return math.expm1(sum(importance * math.log1p(change) for importance, change in known))
 
 
 def _rises(share: float) -> str:
@@ -505,15 +506,15 @@ def _measured_words(rows: Sequence[Mapping[str, Any]], share: float | None) -> s
 
 
 def measured_share(check: Mapping[str, Any], proposal: Mapping[str, Any]) -> float | None:
-    """Return the mean share by which training on a proposal changed the losses; None: unknown."""
-    rows = {str(row.get("task")): row for row in dicts(check.get("rows"))}
-    changes: dict[str, object] = {}
-    for task in dicts(proposal.get("tasks")):
-        own = rows.get(name_of(task), {})
-        measured, before, loss = own.get("measured"), own.get("before"), task.get("loss")
-        if is_number(measured) and is_number(before) and is_number(loss) and before > 0:
-            changes[name_of(task)] = measured / before * loss
-    return mean_share(proposal, changes)
+    """Return by which share training on a proposal changed the losses in the mean; None: unknown."""
+    rows = dicts(check.get("rows"))
+    return mean_share(
+        proposal, {str(r.get("task")): _over(r.get("measured"), r.get("before")) for r in rows}
+    )
+
+
+def _over(change: object, loss: object) -> float | None:
+    return change / loss if is_number(change) and is_number(loss) and loss > 0 else None
 
 
 def measured_effects(rows: Iterable[Mapping[str, Any]]) -> list[str | None]:

@@ -279,21 +279,31 @@ def test_where_every_gain_is_in_doubt_there_are_no_weights():
         weights(np.ones(4), np.eye(4), np.array([3, 0]))
 
 
-def test_a_change_has_the_scores_slope_and_bends_towards_less_help():
-    total = np.array([[2.0, -3.0], [0.5, 1.0]])
+def test_a_change_has_the_scores_slope_and_bends_like_a_power_of_the_data():
+    total, loss = np.array([[2.0, -3.0], [0.5, 1.0]]), np.array([4.0, 2.0])
     step = 1e-6
     for group in range(2):
         near = np.ones(2)
         near[group] += step
-        np.testing.assert_allclose(
-            predicted_change(total, near) / step, -total[:, group], rtol=1e-5
-        )
-    change = predicted_change(np.array([[1.0]]), np.array([2.0]))
-    assert change == pytest.approx(-np.log(2))
-    halves = [predicted_change(np.array([[1.0]]), np.array([w]))[0] for w in (0.5, 0.25, 0)]
-    assert halves == pytest.approx([np.log(2), np.log(2) + 0.5, np.log(2) + 1])
-    assert predicted_change(np.array([[-1.0]]), np.array([0.0])) == pytest.approx(-1)
-    np.testing.assert_array_equal(predicted_change(total, np.ones(2)), 0)
+        slope = predicted_change(total, near, loss) / step
+        np.testing.assert_allclose(slope, -total[:, group], rtol=1e-5)
+    one, weight = np.array([[1.0]]), np.array([2.0])
+    power = 4.0 * weight ** (-1.0 / 4.0)  # L w^(-I / L)
+    assert predicted_change(one, weight, np.array([4.0])) == pytest.approx(power - 4.0)
+    harm = predicted_change(-one, np.array([0.5]), np.array([4.0]))
+    assert harm == pytest.approx(4.0 * np.exp(-0.5 / 4.0) - 4.0)
+    np.testing.assert_array_equal(predicted_change(total, np.ones(2), loss), 0)
+
+
+def test_no_loss_falls_below_nothing_or_rises_without_end():
+    huge, loss = np.array([[1e6]]), np.array([2.0])
+    assert predicted_change(huge, np.array([2.0]), loss) == pytest.approx(-2.0)
+    assert predicted_change(huge, np.array([0.5]), loss) == pytest.approx(2.0 * 999)
+
+
+def test_losses_must_be_positive():
+    with pytest.raises(InfluenceError, match="positive ones were expected"):
+        propose(rolled(np.zeros((4, 5)), 1.0), np.full(5, 10.0), np.array([1.0, 0, 1, 1]))
 
 
 def rolled(effect_TG, noise, seed=0):
@@ -309,10 +319,12 @@ def test_help_is_doubled_and_harm_is_halved():
     effect = np.zeros((4, 5))
     effect[:, 0], effect[:, 1] = 1.0, -1.0
     cells, tokens = rolled(effect, 0.5), np.array([100.0, 50, 200, 100, 300])
-    found = propose(cells, tokens)
+    loss = np.full(4, 50.0)
+    found = propose(cells, tokens, loss)
     np.testing.assert_allclose(found.weight_G[:2], [2, 0.5], atol=1e-3)
     assert tokens @ found.weight_G == pytest.approx(tokens.sum())
-    np.testing.assert_allclose(found.change_T, predicted_change(cells.total_TG, found.weight_G))
+    expected = predicted_change(cells.total_TG, found.weight_G, loss)
+    np.testing.assert_allclose(found.change_T, expected)
     assert (found.high_T < 0).all()
     assert (found.low_T < found.change_T).all()
     assert (found.change_T < found.high_T).all()
@@ -322,13 +334,23 @@ def test_a_task_that_counts_more_decides():
     effect = np.zeros((4, 5))
     effect[0, 0], effect[1, 0] = 1.0, -1.0
     cells, tokens = rolled(effect, 0.5), np.full(5, 100.0)
-    more, less = (propose(cells, tokens, np.array(w)) for w in ([3.0, 1, 0, 0], [1.0, 3, 0, 0]))
+    loss = np.full(4, 50.0)
+    more, less = (
+        propose(cells, tokens, loss, np.array(w)) for w in ([3.0, 1, 0, 0], [1.0, 3, 0, 0])
+    )
     assert more.weight_G[0] == pytest.approx(2, abs=1e-3)
     assert less.weight_G[0] == pytest.approx(0.5, abs=1e-3)
+    np.testing.assert_allclose(more.importance_T, [0.75, 0.25, 0, 0])
+    # a loss three times as small makes the same nats count three times as much
+    same = propose(cells, tokens, loss / np.array([3, 1, 1, 1]), np.array([1.0, 1, 0, 0]))
+    np.testing.assert_allclose(same.weight_G, more.weight_G, atol=1e-3)
 
 
 def test_noise_proposes_nothing():
-    found = [propose(rolled(np.zeros((4, 5)), 1.0, seed), np.full(5, 10.0)) for seed in range(30)]
+    found = [
+        propose(rolled(np.zeros((4, 5)), 1.0, seed), np.full(5, 10.0), np.ones(4))
+        for seed in range(30)
+    ]
     assert sum(one is not None for one in found) <= 3
 
 
@@ -341,4 +363,4 @@ def test_unclear_cells_do_not_count():
     total = block_sums(scores, blocks.block_N)[1]
     cells = roll_up(total, np.zeros(30, int), blocks, draws=200)
     assert cells.total_TG[0, 1] > 1000
-    assert propose(cells, np.array([10.0, 10.0])) is None
+    assert propose(cells, np.array([10.0, 10.0]), np.ones(1)) is None

@@ -297,7 +297,8 @@ def _reweighting(
                 "change": float(c),
                 "low": float(c - 5e-4),
                 "high": float(c + 5e-4),
-                "counts": 1 / len(tasks),
+                "importance": 1 / len(tasks),
+                "loss": 1.0,
             }
             for t, c in zip(tasks, change, strict=True)
         ],

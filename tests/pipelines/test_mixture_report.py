@@ -294,7 +294,7 @@ def reweighted(*measured):
             "change": -0.1,
             "low": -0.2,
             "high": -0.05,
-            "counts": counts[n],
+            "importance": counts[n],
             "loss": 1.0,
         }
         for n in range(len(measured))
@@ -310,16 +310,16 @@ def reweighted(*measured):
 
 def test_weights_that_were_trained_on_are_judged_by_what_was_measured():
     """Not by how predicted and measured changes rank: all may rise, in the order predicted."""
-    down, up, none, one = (-0.8, -0.9, -0.7), (0.8, 0.7, 0.9), (-0.2, -0.4, 0.2), (0.1, None, None)
+    down, up, none, one = (-0.8, -0.9, -0.7), (1.6, 1.5, 1.7), (-0.2, -0.4, 0.2), (0.1, None, None)
     worse = reweighted(up, down, none)
     words = reading.agreement(worse["verification"], worse["reweighting"])
     assert "fell clearly on 1 of 3 tasks and rose clearly on 1" in words
-    assert "the loss rises by 6.0\xa0%" in words  # 0.5 * 0.8 / 2 - 0.3 * 0.8 / 2 - 0.2 * 0.2 / 2
+    assert "the loss rises by 13\xa0%" in words  # 1.8 ** 0.5 * 0.6 ** 0.3 * 0.9 ** 0.2
     assert reading.advice(worse)[0].startswith("Do not take the proposed weights")
     assert words.replace("\xa0", " ") in shown_of(worse)
     better = reweighted(down, up, none)
     assert "the tasks gained" in reading.advice(better)[0]
-    assert "falls by 10\xa0%" in reading.agreement(better["verification"], better["reweighting"])
+    assert "falls by 9.5\xa0%" in reading.agreement(better["verification"], better["reweighting"])
     assert "falls by 10\xa0%" in reading.reweighting_words(better["reweighting"])
     assert "--seeds 3" in reading.advice(reweighted(one, one))[0]
     assert "told from noise" in reading.agreement(reweighted(one)["verification"])

@@ -357,14 +357,13 @@ def test_the_cost_is_said_before_it_starts(run, monkeypatch):
 
 
 def test_a_reweighted_mixture_has_one_row_a_task(run):
-    options = VerifyOptions(kind="reweight", weights={"a": 2.0, "b": 0.0}, seeds=1)
-    scores_QN = np.ones((4, 40)) * np.where(np.arange(40) % 2, 0.5, 0.25)
+    changes = {"roads": -0.5, "miles": 0.25}
+    options = VerifyOptions(kind="reweight", weights={"a": 2.0, "b": 0.0}, changes=changes, seeds=1)
     with small.here() as workers:
-        found = verify_mixture(run, QUERIES, mixture(run, scores_QN), options, workers)
+        found = verify_mixture(run, QUERIES, mixture(run), options, workers)
     assert [row["group"] for row in found["rows"]] == [PROPOSED] * 2
     for row in found["rows"]:
-        dropped = np.log(2) + 1  # half as often, then on as a straight line
-        assert row["predicted"] == pytest.approx(20 * 0.5 * dropped - 20 * 0.25 * np.log(2))
+        assert row["predicted"] == changes[row["task"]]
         assert (row["measured_low"], row["measured_high"]) == (None, None)
     assert found["named"] == []
     assert found["tokens"] is None
