@@ -411,7 +411,8 @@ def reweighting_words(proposal: Mapping[str, Any]) -> str:
     wishes = [f"more of {listed(more)}" if more else "", f"less of {listed(less)}" if less else ""]
     start = "; ".join(wish for wish in wishes if wish)
     said = [f"Proposed: {start}." if start else "Proposed: leave the mixture as it is."]
-    effects = [change_effect(task) for task in dicts(proposal.get("tasks"))]
+    tasks = dicts(proposal.get("tasks"))
+    effects = [change_effect(task) for task in tasks]
     if any(effects):
         said.append(
             f"Predicted: the loss falls clearly on {effects.count('helps') or 'none'} of {len(effects)} "
@@ -419,9 +420,7 @@ def reweighting_words(proposal: Mapping[str, Any]) -> str:
         )
     elif effects:
         said.append("The predicted changes have no intervals: their sign is not known.")
-    share = mean_share(
-        proposal, {name_of(t): t.get("change") for t in dicts(proposal.get("tasks"))}
-    )
+    share = mean_share(proposal, {name_of(t): _over(t.get("change"), t.get("loss")) for t in tasks})
     if share is not None:
         said.append(f"In the mean over tasks {_rises(share)}.")
     return " ".join(said)

@@ -291,11 +291,11 @@ def reweighted(*measured):
     result["reweighting"]["tasks"] = [
         {
             "name": f"t{n}",
-            "change": -0.1,
-            "low": -0.2,
-            "high": -0.05,
+            "change": -0.2,
+            "low": -0.4,
+            "high": -0.1,
             "importance": counts[n],
-            "loss": 1.0,
+            "loss": 2.0,
         }
         for n in range(len(measured))
     ]
